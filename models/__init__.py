@@ -1,0 +1,1 @@
+"""Networks, footprints, packages, prediction and training: everything that knows torch."""

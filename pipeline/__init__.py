@@ -1,0 +1,1 @@
+"""Rasters, tiles, storage and execution: everything about a map except the network."""

@@ -1,0 +1,1 @@
+"""What a user does, one module a job; joins the networks to the tile pipeline."""
