@@ -1,0 +1,104 @@
+"""The proof that a tile is safely stored."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class ClassCount:
+    """How often a class stands in a tile: pixels, and square metres where the crs has them."""
+
+    value: int
+    pixels: int
+    area: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What a worker writes after a tile's chunks are on the disk.
+
+    Attributes:
+        row, column: the tile's place in the plan.
+        stored: bytes of the tile's chunks.
+        sha256: hash over these bytes.
+        counts: the classes that occur, by value; pixels without a label are not among them.
+        read, predict, write: seconds.
+        worker: which worker did it.
+        peak_rss: the most memory that its process has ever held, in bytes.
+    """
+
+    row: int
+    column: int
+    stored: int
+    sha256: str
+    counts: tuple[ClassCount, ...]
+    read: float
+    predict: float
+    write: float
+    worker: str
+    peak_rss: int
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Row and column."""
+        return self.row, self.column
+
+    def to_json(self) -> bytes:
+        """The receipt as it is stored."""
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def from_json(cls, text: bytes) -> "Receipt":
+        """The receipt that `to_json` wrote.
+
+        Raises:
+            ValueError: the text is no receipt.
+        """
+        try:
+            data: dict[str, Any] = json.loads(text)
+            counts = tuple(ClassCount(**count) for count in data.pop("counts"))
+            return cls(counts=counts, **data)
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"no receipt: {error}") from error
+
+
+def count_classes(
+    labels: NDArray[np.uint8], nodata: int, row_areas: NDArray[np.float64] | None
+) -> tuple[ClassCount, ...]:
+    """The classes in `labels` (row, column); `row_areas` holds a pixel's area in each row."""
+    histogram = np.bincount(labels.ravel(), minlength=nodata + 1)
+    present = [int(value) for value in np.flatnonzero(histogram) if value != nodata]
+    return tuple(
+        ClassCount(value, int(histogram[value]), _area(labels, value, row_areas))
+        for value in present
+    )
+
+
+def total(receipts: Iterable[Receipt], values: Iterable[int]) -> dict[int, ClassCount]:
+    """The sum over receipts, in the order of their places, for each class value."""
+    pixels: Counter[int] = Counter()
+    areas: dict[int, float] = {}
+    for receipt in sorted(receipts, key=lambda receipt: receipt.place):
+        for count in receipt.counts:
+            pixels[count.value] += count.pixels
+            if count.area is not None:
+                areas[count.value] = areas.get(count.value, 0.0) + count.area
+    known = bool(areas) or not pixels
+    return {
+        value: ClassCount(value, pixels[value], areas.get(value, 0.0) if known else None)
+        for value in values
+    }
+
+
+def _area(
+    labels: NDArray[np.uint8], value: int, row_areas: NDArray[np.float64] | None
+) -> float | None:
+    if row_areas is None:
+        return None
+    return float((labels == value).sum(axis=1) @ row_areas)
