@@ -1,0 +1,76 @@
+"""The names under which networks can be built, trained, saved and loaded."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from segpipe.models.deeplab import DeepLabV3ResNet50
+from segpipe.models.errors import ModelError
+from segpipe.models.fcn import FCNResNet50, fcn8s_vgg16, fcn16s_vgg16, fcn32s_vgg16
+from segpipe.models.layers import require
+from segpipe.models.network import Architecture, Network, Option
+from segpipe.models.segnet import SegNetVGG16
+from segpipe.models.unet import UNet, unet_resnet18, unet_resnet34
+
+MOST_BANDS = 1024
+MOST_CLASSES = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A builder (bands, classes, and its options by keyword), what it builds, and its stride."""
+
+    builder: Callable[..., Network]
+    summary: str
+
+    @property
+    def options(self) -> dict[str, Option]:
+        """The options with their defaults."""
+        parameters = inspect.signature(self.builder).parameters.values()
+        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+ARCHITECTURES: Mapping[str, Entry] = MappingProxyType(
+    {
+        "fcn32s-vgg16": Entry(fcn32s_vgg16, "FCN-32s over VGG16"),
+        "fcn16s-vgg16": Entry(fcn16s_vgg16, "FCN-16s over VGG16: one skip"),
+        "fcn8s-vgg16": Entry(fcn8s_vgg16, "FCN-8s over VGG16: two skips"),
+        "segnet-vgg16": Entry(SegNetVGG16, "SegNet over VGG16: max-unpooling"),
+        "unet": Entry(UNet, "U-Net of any depth and width"),
+        "unet-resnet18": Entry(unet_resnet18, "U-Net over ResNet18"),
+        "unet-resnet34": Entry(unet_resnet34, "U-Net over ResNet34"),
+        "fcn-resnet50": Entry(FCNResNet50, "FCN over ResNet50, output stride 8"),
+        "deeplabv3-resnet50": Entry(
+            DeepLabV3ResNet50, "DeepLabV3 over ResNet50: pools the whole image, so never exact"
+        ),
+    }
+)
+
+
+def names() -> tuple[str, ...]:
+    """Every registered name."""
+    return tuple(ARCHITECTURES)
+
+
+def build(name: str, bands: int, classes: int, **options: Option) -> Network:
+    """A new network (N, bands, H, W) to (N, classes, H, W), with random weights.
+
+    It is made on torch's current device; under `torch.device("meta")` it takes no memory.
+
+    Raises:
+        ModelError: the name or an option isn't known, or a number is out of bounds.
+    """
+    entry = ARCHITECTURES.get(name)
+    if entry is None:
+        raise ModelError(f"no architecture is called {name!r}; there are {', '.join(names())}")
+    require("bands", bands, 1, MOST_BANDS)
+    require("classes", classes, 1, MOST_CLASSES)
+    unknown = sorted(set(options) - set(entry.options))
+    if unknown:
+        known = ", ".join(entry.options) or "none"
+        raise ModelError(f"{name} has no option {unknown[0]!r}; its options are: {known}")
+    chosen = {**entry.options, **options}
+    network = entry.builder(bands, classes, **chosen)
+    network.architecture = Architecture(name, bands, classes, chosen)
+    return network

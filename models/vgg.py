@@ -1,0 +1,66 @@
+"""VGG16 (Simonyan and Zisserman 2015), whole as a fully convolutional encoder or in stages."""
+
+from collections.abc import Callable
+from types import MappingProxyType
+
+from torch import Tensor, nn
+
+from segpipe.models.layers import conv_relu, he_conv
+
+STAGES = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
+"""Convolutions and channels before each of the five poolings."""
+
+HEAD = 4096
+"""Channels of the two fully connected layers."""
+
+CHANNELS = MappingProxyType({8: 256, 16: 512, 32: HEAD})
+"""Channels of the maps after pool3, pool4 and conv7, by their strides."""
+
+ConvBlock = Callable[[int, int], tuple[nn.Module, ...]]
+
+
+def stage(inputs: int, outputs: int, convolutions: int, block: ConvBlock) -> nn.Sequential:
+    """Some 3 x 3 convolutions in a row; the first one changes the number of channels."""
+    layers = list(block(inputs, outputs))
+    for _ in range(convolutions - 1):
+        layers.extend(block(outputs, outputs))
+    return nn.Sequential(*layers)
+
+
+def stages(bands: int, block: ConvBlock) -> nn.ModuleList:
+    """The five stages of VGG16 without their poolings."""
+    inputs = (bands, *(channels for _, channels in STAGES[:-1]))
+    return nn.ModuleList(
+        stage(before, channels, convolutions, block)
+        for before, (convolutions, channels) in zip(inputs, STAGES, strict=True)
+    )
+
+
+class VGG16(nn.Module):
+    """The maps after pool3, pool4 and conv7, keyed by their strides 8, 16 and 32.
+
+    The fully connected layers are convolutions: conv6 (7 x 7) and conv7 (1 x 1). conv6 is padded
+    by 3 so that its unit lies in the middle of what it sees; Long, Shelhamer and Darrell pad the
+    image by 100 pixels and crop the scores instead. 134,260,544 parameters with three bands.
+    """
+
+    def __init__(self, bands: int) -> None:
+        super().__init__()
+        self.stages = stages(bands, conv_relu)
+        self.pool = nn.MaxPool2d(2)
+        self.head = nn.Sequential(
+            he_conv(STAGES[-1][1], HEAD, 7, padding=3),
+            nn.ReLU(inplace=True),
+            nn.Dropout(),
+            he_conv(HEAD, HEAD, 1),
+            nn.ReLU(inplace=True),
+            nn.Dropout(),
+        )
+
+    def forward(self, image: Tensor) -> dict[int, Tensor]:
+        """The maps by stride."""
+        pooled: list[Tensor] = []
+        for convolutions in self.stages:
+            image = self.pool(convolutions(image))
+            pooled.append(image)
+        return {8: pooled[2], 16: pooled[3], 32: self.head(pooled[4])}
