@@ -29,9 +29,9 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The sum of both ways."""
-        y: Tensor = self.relu(self.bn1(self.conv1(x)))
-        y = self.relu(self.bn2(self.conv2(y)) + self.downsample(x))
-        return y
+        y = self.relu(self.bn1(self.conv1(x)))
+        total: Tensor = self.relu(self.bn2(self.conv2(y)) + self.downsample(x))
+        return total
 
 
 class Bottleneck(nn.Module):
@@ -55,10 +55,10 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The sum of both ways."""
-        y: Tensor = self.relu(self.bn1(self.conv1(x)))
+        y = self.relu(self.bn1(self.conv1(x)))
         y = self.relu(self.bn2(self.conv2(y)))
-        y = self.relu(self.bn3(self.conv3(y)) + self.downsample(x))
-        return y
+        total: Tensor = self.relu(self.bn3(self.conv3(y)) + self.downsample(x))
+        return total
 
 
 def shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
