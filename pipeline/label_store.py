@@ -1,0 +1,301 @@
+"""The Zarr store of a map's labels: the one place where chunks are written and read.
+
+zarr encodes and decodes; `storage` writes. Every file of chunks is encoded in memory and put on the
+disk whole, so a store never holds half a chunk.
+"""
+
+import hashlib
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.core.buffer import Buffer, default_buffer_prototype
+from zarr.storage import LocalStore, MemoryStore
+
+from segpipe.pipeline import georeference, pam, storage
+from segpipe.pipeline.grid import Grid
+from segpipe.pipeline.legend import Legend
+from segpipe.pipeline.plan import CHUNK
+from segpipe.pipeline.window import Window
+
+ARRAY = "classes"
+"""Name of the array (y, x) of labels."""
+
+ZarrFormat = Literal[2, 3]
+
+_LARGEST_SHARD = 2048
+_COMPRESSORS: dict[int, dict[str, Any]] = {
+    2: {"id": "zstd", "level": 1},
+    3: {"name": "zstd", "configuration": {"level": 1, "checksum": False}},
+}
+_ROOT = {2: ".zmetadata", 3: "zarr.json"}
+_METADATA = {2: ".zarray", 3: "zarr.json"}
+
+
+@dataclass(frozen=True)
+class LabelStore:
+    """The labels in the store at `path`; a name that is opened where it is used, and pickles."""
+
+    path: Path
+
+    def __reduce__(self) -> tuple[type["LabelStore"], tuple[Path]]:
+        return LabelStore, (self.path,)
+
+    @property
+    def complete(self) -> bool:
+        """Whether `create` ended here: its metadata stand, whatever chunks there are."""
+        return (self.path / _ROOT[2]).is_file() or (self.path / _ROOT[3]).is_file()
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        height, width = self._array.shape
+        return height, width
+
+    @property
+    def unit(self) -> int:
+        """Side in pixels of what one file holds: a chunk, or a shard where there are shards."""
+        return (self._array.shards or self._array.chunks)[0]
+
+    def read(self, window: Window) -> NDArray[np.uint8]:
+        """The labels of any window inside, (row, column); nodata where nothing was written."""
+        return np.asarray(self._array[window.slices], dtype=np.uint8)
+
+    def write(self, window: Window, labels: NDArray[np.uint8]) -> None:
+        """Puts `labels` (row, column) into the files that `window` owns, and onto the disk.
+
+        Raises:
+            ValueError: the window doesn't own its files whole, or the labels have another shape.
+            StorageError: the disk refuses, or the store isn't there any more.
+        """
+        if labels.shape != window.shape or labels.dtype != np.uint8:
+            raise ValueError(
+                f"the window {window} takes {window.shape} uint8 labels, "
+                f"got {labels.shape} {labels.dtype}"
+            )
+        keys = list(self._keys(window))
+        encoded = self._encoded(window, labels)
+        folders = {(self.path / key).parent for key in keys}
+        for folder in sorted(folders):
+            if not folder.is_dir():
+                storage.make_folder(folder)
+        for key in keys:
+            if (data := encoded.get(key)) is not None:
+                storage.write(self.path / key, data.to_bytes())
+            elif (self.path / key).exists():
+                storage.remove(self.path / key)
+        for folder in sorted(folders):
+            storage.sync_folder(folder)
+
+    def chunk_files(self, window: Window) -> tuple[Path, ...]:
+        """The files that hold the pixels of `window` and no others; some may not be there.
+
+        A file whose pixels are all nodata isn't written.
+
+        Raises:
+            ValueError: the window shares a file with pixels outside of it.
+        """
+        return tuple(self.path / key for key in self._keys(window))
+
+    def digest(self, window: Window) -> tuple[int, str]:
+        """How many bytes the files of `window` hold, and the sha256 over which there are and them.
+
+        Raises:
+            ValueError: the window shares a file with pixels outside of it.
+        """
+        total, sha256 = 0, hashlib.sha256()
+        for file in self.chunk_files(window):
+            with storage.reported("read", file):
+                data = file.read_bytes() if file.exists() else None
+            sha256.update(b"absent;" if data is None else f"{len(data)};".encode())
+            sha256.update(data or b"")
+            total += len(data or b"")
+        return total, sha256.hexdigest()
+
+    def write_legend(self, legend: Legend, counts: pam.Counts) -> None:
+        """Puts the legend with the pixels of each class where GDAL looks for it."""
+        name = f"{_METADATA[self._array.metadata.zarr_format]}.aux.xml"
+        storage.write(self.path / ARRAY / name, pam.zarr_pam(legend, counts, ARRAY))
+
+    @cached_property
+    def _array(self) -> zarr.Array[Any]:
+        return zarr.open_array(LocalStore(self.path, read_only=True), path=ARRAY, mode="r")
+
+    def _keys(self, window: Window) -> Iterator[str]:
+        # Built from integers: a name out of the store might lead anywhere.
+        prefix = ARRAY if self._array.metadata.zarr_format == 2 else f"{ARRAY}/c"
+        unit, (height, width) = self.unit, self.shape
+        rows = _units(window.top, window.bottom, unit, height)
+        columns = _units(window.left, window.right, unit, width)
+        if rows is None or columns is None:
+            raise ValueError(
+                f"{window} isn't a whole number of files of {unit} x {unit} pixels in {self.shape}"
+            )
+        for row in rows:
+            for column in columns:
+                yield f"{prefix}/{row}/{column}"
+
+    def _encoded(self, window: Window, labels: NDArray[np.uint8]) -> Mapping[str, Buffer]:
+        """The bytes of the files that `window` owns, by their place in the store."""
+        key = f"{ARRAY}/{_METADATA[self._array.metadata.zarr_format]}"
+        with storage.reported("write into", self.path):
+            # Read again for every window: a worker that outlived its run finds nothing here.
+            metadata = (self.path / key).read_bytes()
+        held: dict[str, Buffer] = {key: default_buffer_prototype().buffer.from_bytes(metadata)}
+        zarr.open_array(MemoryStore(held), path=ARRAY, mode="r+")[window.slices] = labels
+        return held
+
+
+def create(
+    path: Path,
+    grid: Grid,
+    legend: Legend,
+    *,
+    side: int,
+    attributes: Mapping[str, str],
+    zarr_format: ZarrFormat = 2,
+) -> LabelStore:
+    """A complete store at `path` with nodata everywhere; called again, it changes no labels.
+
+    Args:
+        path: the store's folder.
+        grid: where the map lies.
+        legend: what its values mean.
+        side: a tile's side in pixels, a multiple of `CHUNK`; in format 3 a tile is a whole number
+            of shards.
+        attributes: what the store says of its origin.
+        zarr_format: 2 for every GDAL from 3.6 on, 3 for shards and GeoZarr.
+
+    Raises:
+        ValueError: `side` isn't a multiple of `CHUNK`.
+        StorageError: the disk refuses.
+    """
+    if side < CHUNK or side % CHUNK:
+        raise ValueError(f"a tile's side is a multiple of {CHUNK}, got {side}")
+    held: dict[str, Buffer] = {}
+    memory = MemoryStore(held)
+    root = zarr.create_group(
+        memory,
+        zarr_format=zarr_format,
+        attributes={"Conventions": "CF-1.11", "title": legend.title, **attributes},
+    )
+    _add_labels(root, grid, legend, side, zarr_format)
+    _add_georeference(root, grid, zarr_format)
+    with warnings.catch_warnings():
+        # Format 3 doesn't define consolidated metadata yet; stores that can't be listed need them.
+        warnings.simplefilter("ignore")
+        zarr.consolidate_metadata(memory, zarr_format=zarr_format)
+
+    # The root's metadata come last: where they stand, the store is complete.
+    last = _ROOT[zarr_format]
+    for key in sorted(held, key=lambda key: (key == last, key)):
+        file = path / key
+        if not file.parent.is_dir():
+            storage.make_folder(file.parent)
+        if key == last:
+            LabelStore(path).write_legend(legend, {})
+        storage.write(file, held[key].to_bytes())
+        storage.sync_folder(file.parent)
+    return LabelStore(path)
+
+
+def shard_side(side: int) -> int:
+    """The largest side of a shard that divides a tile of `side` pixels and isn't too large."""
+    chunks = side // CHUNK
+    most = _LARGEST_SHARD // CHUNK
+    return CHUNK * max(count for count in range(1, most + 1) if chunks % count == 0)
+
+
+def _add_labels(
+    root: zarr.Group, grid: Grid, legend: Legend, side: int, zarr_format: ZarrFormat
+) -> None:
+    shards = (shard_side(side),) * 2 if zarr_format == 3 else None
+    attributes = {
+        "long_name": legend.title,
+        "flag_values": list(legend.values),
+        "flag_meanings": " ".join(legend.flag_meanings),
+        "flag_colors": " ".join(entry.color for entry in legend.entries),
+        **georeference.array_attributes(grid),
+    }
+    if zarr_format == 3:
+        attributes |= {"_FillValue": legend.nodata, **georeference.geozarr_attributes(grid)}
+    _add_array(
+        root,
+        ARRAY,
+        ("y", "x"),
+        zarr_format,
+        attributes,
+        shape=grid.shape,
+        dtype="uint8",
+        chunks=(CHUNK, CHUNK),
+        shards=shards,
+        fill_value=legend.nodata,
+    )
+
+
+def _add_georeference(root: zarr.Group, grid: Grid, zarr_format: ZarrFormat) -> None:
+    fill = None if zarr_format == 2 else 0
+    for name, coordinate in georeference.coordinates(grid).items():
+        array = _add_array(
+            root,
+            name,
+            (name,),
+            zarr_format,
+            coordinate.attributes,
+            shape=coordinate.values.shape,
+            dtype="float64",
+            chunks=coordinate.values.shape,
+            fill_value=fill,
+        )
+        array[:] = coordinate.values
+    mapping = georeference.grid_mapping(grid)
+    _add_array(
+        root,
+        georeference.GRID_MAPPING,
+        (),
+        zarr_format,
+        mapping,
+        shape=(),
+        dtype="int32",
+        chunks=(),
+        fill_value=0,
+    )
+
+
+def _add_array(
+    root: zarr.Group,
+    name: str,
+    dimensions: tuple[str, ...],
+    zarr_format: ZarrFormat,
+    attributes: Mapping[str, Any],
+    **layout: Any,
+) -> zarr.Array[Any]:
+    if zarr_format == 2:
+        return root.create_array(
+            name,
+            attributes={"_ARRAY_DIMENSIONS": list(dimensions), **attributes},
+            compressors=_COMPRESSORS[2],
+            # A folder for each row of chunks: millions of files in one folder are slow to list.
+            chunk_key_encoding={"name": "v2", "separator": "/"},
+            **layout,
+        )
+    return root.create_array(
+        name,
+        dimension_names=dimensions,
+        attributes=dict(attributes),
+        compressors=_COMPRESSORS[3],
+        **layout,
+    )
+
+
+def _units(start: int, end: int, unit: int, length: int) -> range | None:
+    """The units that fill `start` to `end` of `length` pixels; None where they don't."""
+    if start < 0 or end > length or start % unit or (end % unit and end != length):
+        return None
+    return range(start // unit, -(-end // unit))
