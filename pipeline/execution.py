@@ -1,0 +1,285 @@
+"""Where the work is done: in this process, on a cluster inside it, or on one that exists.
+
+The only module that knows `distributed`. A runner holds one *resident* in every worker process
+(whatever must be loaded once, such as a network) and calls functions with it. Tasks carry small
+values to the workers and bring small values back; pixels never travel.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from dask import config
+from distributed import Client, LocalCluster, WorkerPlugin, as_completed, get_worker
+from distributed.client import FutureCancelledError
+from distributed.comm import CommClosedError
+from distributed.scheduler import KilledWorker
+
+from segpipe.pipeline.errors import ClusterError, TilesFailedError
+
+Resident = TypeVar("Resident")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_LOOPBACK = "127.0.0.1"
+_PATIENCE = 10
+"""Seconds to wait for a scheduler or for its first worker."""
+
+_LOST = (CommClosedError, FutureCancelledError, asyncio.CancelledError, TimeoutError)
+
+
+class Runner(Protocol[Resident]):
+    """Calls functions with the resident of a worker process."""
+
+    def call(self, function: Callable[[Resident], Result]) -> Result:
+        """What the function gives on one worker."""
+        ...
+
+    def map(
+        self, function: Callable[[Resident, Item], Result], items: Iterable[Item]
+    ) -> Iterator[Result]:
+        """What the function gives for each item, in the order in which they are finished."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Serial(Generic[Resident]):
+    """One item after another in this thread: the oracle of the others."""
+
+    resident: Resident
+
+    def call(self, function: Callable[[Resident], Result]) -> Result:
+        """What the function gives."""
+        return function(self.resident)
+
+    def map(
+        self, function: Callable[[Resident, Item], Result], items: Iterable[Item]
+    ) -> Iterator[Result]:
+        """What the function gives for each item, in their order."""
+        return (function(self.resident, item) for item in items)
+
+
+class _Residence(WorkerPlugin):  # type: ignore[misc]  # distributed has no types
+    """Keeps the resident in a worker process."""
+
+    def __init__(self, name: str, resident: object) -> None:
+        self.name = name
+        self.resident = resident
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster(Generic[Resident]):
+    """Runs tasks on a Dask cluster whose workers all hold the resident called `name`."""
+
+    client: Client
+    name: str
+
+    @property
+    def slots(self) -> int:
+        """How many tasks can run at once."""
+        workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
+        return sum(worker["nthreads"] for worker in workers)
+
+    def call(self, function: Callable[[Resident], Result]) -> Result:
+        """What the function gives on one worker."""
+        return next(self.map(_ignore_item(function), [None]))
+
+    def map(
+        self, function: Callable[[Resident, Item], Result], items: Iterable[Item]
+    ) -> Iterator[Result]:
+        """What the function gives for each item, in the order in which they are finished.
+
+        Raises:
+            ClusterError: the scheduler was lost.
+            TilesFailedError: an item killed its worker each time it was tried, alone at last.
+        """
+        suspects: list[Item] = []
+        yield from self._pass(function, items, suspects)
+        # A worker that dies takes innocent tasks with it: each suspect gets a chance alone.
+        guilty: list[Item] = []
+        for suspect in suspects:
+            yield from self._pass(function, [suspect], guilty)
+        if guilty:
+            raise TilesFailedError(
+                f"{len(guilty)} tiles killed every worker that tried them, the first is "
+                f"{guilty[0]}; give the workers more memory, or a smaller --tile"
+            )
+
+    def _pass(
+        self,
+        function: Callable[[Resident, Item], Result],
+        items: Iterable[Item],
+        killers: list[Item],
+    ) -> Iterator[Result]:
+        source = iter(items)
+        started = finished = 0
+        running: dict[Any, Item] = {}
+        with _losses_reported():
+            # Twice the slots keeps every worker busy; more would only fill the scheduler.
+            completed = as_completed()
+            for item in itertools.islice(source, 2 * max(self.slots, 1)):
+                completed.add(self._submit(function, item, running))
+                started += 1
+            for future in completed:
+                finished += 1
+                item = running.pop(future)
+                for following in itertools.islice(source, 1):
+                    completed.add(self._submit(function, following, running))
+                    started += 1
+                try:
+                    result = future.result()
+                except KilledWorker:
+                    killers.append(item)
+                else:
+                    yield result
+            # When a scheduler dies, as_completed ends as if all were done.
+            if finished < started or self.client.status != "running":
+                raise CommClosedError("the scheduler is gone")
+
+    def _submit(
+        self,
+        function: Callable[[Resident, Item], Result],
+        item: Item,
+        running: dict[Any, Item],
+    ) -> Any:
+        key = f"segpipe-{uuid.uuid4().hex}"
+        future = self.client.submit(_on_worker, self.name, function, item, key=key)
+        running[future] = item
+        return future
+
+
+@contextlib.contextmanager
+def embedded(
+    resident: Resident, *, workers: int = 1, threads: int = 3
+) -> Iterator[Cluster[Resident]]:
+    """A cluster inside this machine that listens on the loopback interface alone.
+
+    One worker shares this process, so that the resident is neither copied nor pickled; several
+    are processes of their own. Three threads read, predict and write side by side.
+    """
+    shared = workers == 1
+    with (
+        _quiet(),
+        LocalCluster(
+            n_workers=workers,
+            threads_per_worker=threads,
+            processes=not shared,
+            host=None if shared else _LOOPBACK,
+            dashboard_address=f"{_LOOPBACK}:0",
+            worker_dashboard_address=f"{_LOOPBACK}:0",
+            memory_limit=0,
+            silence_logs=logging.CRITICAL,
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        name = f"segpipe-{uuid.uuid4().hex}"
+        if shared:
+            (worker,) = cluster.workers.values()
+            client.sync(worker.plugin_add, plugin=_Residence(name, resident), name=name)
+            yield Cluster(client, name)
+        else:
+            with _settled(client, name, resident):
+                yield Cluster(client, name)
+
+
+@contextlib.contextmanager
+def existing(
+    resident: Resident, *, scheduler: str | None = None, scheduler_file: str | None = None
+) -> Iterator[Cluster[Resident]]:
+    """A cluster that somebody else started, found by its address or its scheduler file.
+
+    Raises:
+        ClusterError: there is no scheduler, or it has no workers.
+    """
+    place = scheduler or scheduler_file or ""
+    with _quiet(), contextlib.ExitStack() as stack:
+        try:
+            client = stack.enter_context(
+                Client(scheduler, timeout=_PATIENCE)
+                if scheduler
+                else Client(scheduler_file=scheduler_file, timeout=_PATIENCE)
+            )
+        except (OSError, TimeoutError, ValueError) as error:
+            raise ClusterError(
+                f"no Dask scheduler answers at {place} ({_short(error)}); start one with "
+                "`dask scheduler`, or leave the option out to run on this machine"
+            ) from error
+        try:
+            client.wait_for_workers(1, timeout=_PATIENCE)
+        except TimeoutError as error:
+            raise ClusterError(
+                f"the Dask scheduler at {place} has no workers; start some with "
+                f"`dask worker {place}`"
+            ) from error
+        name = f"segpipe-{uuid.uuid4().hex}"
+        try:
+            with _losses_reported():
+                stack.enter_context(_settled(client, name, resident))
+        except ImportError as error:
+            raise ClusterError(
+                f"the workers of {place} can't load segpipe ({_short(error)}); install the same "
+                "version of segpipe there"
+            ) from error
+        yield Cluster(client, name)
+
+
+def _on_worker(name: str, function: Callable[[Resident, Item], Result], item: Item) -> Result:
+    residence: _Residence = get_worker().plugins[name]
+    return function(residence.resident, item)  # type: ignore[arg-type]
+
+
+def _ignore_item(
+    function: Callable[[Resident], Result],
+) -> Callable[[Resident, None], Result]:
+    return _WithoutItem(function)
+
+
+@dataclass(frozen=True, slots=True)
+class _WithoutItem(Generic[Resident, Result]):
+    function: Callable[[Resident], Result]
+
+    def __call__(self, resident: Resident, item: None) -> Result:
+        return self.function(resident)
+
+
+@contextlib.contextmanager
+def _settled(client: Client, name: str, resident: object) -> Iterator[None]:
+    """The resident in every worker, those that come later too, while the block runs."""
+    client.register_plugin(_Residence(name, resident), name=name)
+    try:
+        yield
+    finally:
+        if client.status == "running":
+            with contextlib.suppress(*_LOST, OSError):
+                client.unregister_worker_plugin(name)
+
+
+@contextlib.contextmanager
+def _losses_reported() -> Iterator[None]:
+    try:
+        yield
+    except _LOST as error:
+        raise ClusterError(
+            f"the Dask scheduler was lost ({_short(error)}); what is finished is safe"
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Settings under which Dask neither chats nor gives up on a tile at the first death."""
+    settings = {
+        "distributed.scheduler.allowed-failures": 3,
+        "distributed.scheduler.worker-ttl": "60s",
+        "distributed.comm.timeouts.connect": f"{_PATIENCE}s",
+    }
+    with config.set(settings):
+        yield
+
+
+def _short(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:200]

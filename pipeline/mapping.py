@@ -1,0 +1,123 @@
+"""What a worker does with a tile: read, predict, write, and prove it."""
+
+import resource
+import sys
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segpipe.pipeline.area import row_areas
+from segpipe.pipeline.label_store import LabelStore
+from segpipe.pipeline.plan import CHUNK, Plan, Tile
+from segpipe.pipeline.predictor import Predictor
+from segpipe.pipeline.receipt import Receipt, count_classes
+from segpipe.pipeline.scene import Scene
+from segpipe.pipeline.staging import Staging
+from segpipe.pipeline.window import Window
+
+Pixels = NDArray[np.generic]
+Mask = NDArray[np.bool_]
+Labels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What all tiles of a run have in common: names and numbers, no handles and no pixels."""
+
+    scene: Scene
+    plan: Plan
+    staging: Staging
+    nodata: int
+
+
+def map_tile(job: Job, tile: Tile, predictor: Predictor, worker: str) -> Receipt:
+    """The receipt of a tile whose labels are now on the disk.
+
+    Doing it again, even at the same time, ends with the same bytes.
+
+    Raises:
+        CorruptInputError: the scene can't be read here.
+        StorageError: the labels can't be written.
+        MemoryError: the device can't hold even a chunk with its margin.
+    """
+    start = time.perf_counter()
+    pixels, valid = job.scene.read(tile.read)
+    after_read = time.perf_counter()
+    labels = label(job.plan, pixels, valid, tile.read, tile.core, predictor, job.nodata)
+    after_predict = time.perf_counter()
+    store = LabelStore(job.staging.store)
+    store.write(tile.core, labels)
+    stored, sha256 = store.digest(tile.core)
+    receipt = Receipt(
+        tile.row,
+        tile.column,
+        stored,
+        sha256,
+        count_classes(
+            labels, job.nodata, row_areas(job.plan.grid, tile.core.top, tile.core.height)
+        ),
+        after_read - start,
+        after_predict - after_read,
+        time.perf_counter() - after_predict,
+        worker,
+        peak_rss(),
+    )
+    job.staging.keep(receipt)
+    return receipt
+
+
+def label(
+    plan: Plan,
+    pixels: Pixels,
+    valid: Mask,
+    read: Window,
+    core: Window,
+    predictor: Predictor,
+    nodata: int,
+) -> Labels:
+    """Class values of `core` (row, column), `nodata` where a pixel isn't valid.
+
+    `pixels` (band, row, column) and `valid` (row, column) cover `read`.
+    """
+    inside = valid[core.relative_to(read).slices]
+    if not inside.any():
+        return np.full(core.shape, nodata, np.uint8)
+    labels = _predict(plan, pixels, valid, read, core, predictor)
+    return np.where(inside, labels, np.uint8(nodata))
+
+
+def is_stored(job: Job, tile: Tile) -> Receipt | None:
+    """The tile's receipt if the bytes on the disk are those that it tells of, else None."""
+    receipt = job.staging.receipt(tile.row, tile.column)
+    if receipt is None:
+        return None
+    found = LabelStore(job.staging.store).digest(tile.core)
+    return receipt if found == (receipt.stored, receipt.sha256) else None
+
+
+def peak_rss() -> int:
+    """The most memory that this process has ever held, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _predict(
+    plan: Plan, pixels: Pixels, valid: Mask, read: Window, core: Window, predictor: Predictor
+) -> Labels:
+    inner = core.relative_to(read)
+    try:
+        return predictor(pixels, valid, inner.slices)
+    except MemoryError:
+        if core.pixels <= CHUNK * CHUNK:
+            raise
+    labels = np.empty(core.shape, np.uint8)
+    for half in core.halves():
+        # Each half reads what it needs and no more, on the stride: no label can change.
+        part = plan.reads(half)
+        rows, columns = part.relative_to(read).slices
+        labels[half.relative_to(core).slices] = _predict(
+            plan, pixels[:, rows, columns], valid[rows, columns], part, half, predictor
+        )
+    return labels

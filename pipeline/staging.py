@@ -1,0 +1,151 @@
+"""The hidden folder beside the output in which a run lives until it is published.
+
+    .NAME.segpipe-FINGERPRINT/
+        run.json            what the fingerprint was made of; written last when the folder is made
+        lock                held by the one process that drives the run
+        store.zarr/         the map, chunk by chunk
+        receipts/ROW/COLUMN.json
+        scratch/            files on their way to the output's name
+
+The fingerprint in the folder's name keeps a late worker of another run away from this one.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from segpipe.pipeline import storage
+from segpipe.pipeline.errors import FingerprintMismatchError
+from segpipe.pipeline.fingerprint import Fields, differences, digest
+from segpipe.pipeline.receipt import Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class Staging:
+    """The places inside a staging folder; a name, no handle."""
+
+    folder: Path
+
+    @property
+    def run(self) -> Path:
+        """What the fingerprint was made of; there if and only if the folder is complete."""
+        return self.folder / "run.json"
+
+    @property
+    def store(self) -> Path:
+        """The map."""
+        return self.folder / "store.zarr"
+
+    @property
+    def scratch(self) -> Path:
+        """Room for the files of publishing."""
+        return self.folder / "scratch"
+
+    def keep(self, receipt: Receipt) -> None:
+        """Stores a receipt; the tile's chunks must be on the disk by then."""
+        path = self._receipt(receipt.row, receipt.column)
+        storage.make_folder(path.parent)
+        storage.write(path, receipt.to_json())
+        storage.sync_folder(path.parent)
+
+    def receipt(self, row: int, column: int) -> Receipt | None:
+        """The tile's receipt, or None where there is none that can be read."""
+        try:
+            receipt = Receipt.from_json(self._receipt(row, column).read_bytes())
+        except (FileNotFoundError, ValueError):
+            return None
+        return receipt if receipt.place == (row, column) else None
+
+    def _receipt(self, row: int, column: int) -> Path:
+        return self.folder / "receipts" / str(row) / f"{column}.json"
+
+
+def staged_beside(output: Path) -> list[Path]:
+    """The staging folders of all runs that were begun for this output."""
+    return sorted(output.parent.glob(f".{_escaped(output.name)}.segpipe-*"))
+
+
+@contextlib.contextmanager
+def staging(
+    output: Path, fields: Fields, *, new_run: bool, create: Callable[[Path], None]
+) -> Iterator[Staging]:
+    """The run's staging folder, made or found again, locked while the block runs.
+
+    Args:
+        output: where the map will be published.
+        fields: what decides the map's bytes.
+        new_run: throw away what other runs for the same output left, and what this one left.
+        create: makes the empty store under the path that it is given.
+
+    Raises:
+        FingerprintMismatchError: another run for this output was begun with other fields, or
+            is writing right now.
+        StorageError: the folder can't be written.
+    """
+    mine = Staging(output.with_name(f".{output.name}.segpipe-{digest(fields)[:16]}"))
+    if new_run:
+        for folder in staged_beside(output):
+            with _locked(folder, output):
+                storage.remove(folder)
+    for folder in staged_beside(output):
+        if folder != mine.folder:
+            _refuse(folder, output, fields)
+    storage.make_folder(mine.folder)
+    with _locked(mine.folder, output):
+        storage.sweep(mine.folder)
+        if not mine.run.exists():
+            storage.remove(mine.store)
+            create(mine.store)
+            storage.write(mine.run, json.dumps(fields, indent=2, sort_keys=True).encode())
+        yield mine
+
+
+def discard(finished: Staging) -> None:
+    """Removes a staging folder whose map is published.
+
+    `run.json` goes first, so that a folder that was removed halfway is never taken for a run.
+    """
+    storage.remove(finished.run)
+    storage.remove(finished.folder)
+
+
+def _refuse(folder: Path, output: Path, fields: Fields) -> None:
+    run = Staging(folder).run
+    try:
+        before = json.loads(run.read_bytes())
+    except (FileNotFoundError, ValueError):
+        # Killed while it was made or removed: nothing of value is inside.
+        with _locked(folder, output):
+            storage.remove(folder)
+        return
+    changes = "; ".join(differences(before, fields))
+    raise FingerprintMismatchError(
+        f"an unfinished run for {output} was begun differently ({changes}); "
+        f"type the command as it was to resume it, or add --new-run to start again"
+    )
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, output: Path) -> Iterator[None]:
+    with storage.reported("lock", folder):
+        descriptor = os.open(folder / "lock", os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        try:
+            # The kernel drops the lock with the process, however it ends.
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FingerprintMismatchError(
+                f"another segpipe run is writing {output} at this moment; "
+                "wait for it, or choose another output with -o"
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _escaped(name: str) -> str:
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)

@@ -1,0 +1,152 @@
+"""Runners give what a plain loop gives, whoever does the work and whoever dies."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from segpipe.pipeline.errors import ClusterError, InputRefusedError, TilesFailedError
+from segpipe.pipeline.execution import Serial, embedded, existing
+
+
+def scaled(factor: int, item: int) -> int:
+    return factor * item
+
+
+def refused(_: int, item: int) -> int:
+    if item == 3:
+        raise InputRefusedError("found 3, expected anything else")
+    return item
+
+
+def deadly(_: int, item: int) -> int:
+    if item == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return item
+
+
+def place(resident: object) -> int:
+    return os.getpid()
+
+
+def slow(_: int, item: int) -> int:
+    time.sleep(0.2)
+    return item
+
+
+def listening() -> set[str]:
+    """Addresses on which this process and its children listen."""
+    here = psutil.Process()
+    return {
+        connection.laddr.ip
+        for process in (here, *here.children(recursive=True))
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The scheduler file of a real scheduler with two real workers."""
+    file = tmp_path_factory.mktemp("cluster") / "scheduler.json"
+    run = [sys.executable, "-m", "dask", "scheduler"]
+    scheduler = subprocess.Popen(
+        [*run, "--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
+        + ["--scheduler-file", str(file)],
+        stderr=subprocess.DEVNULL,
+    )
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-m", "dask", "worker", "--host", "127.0.0.1"]
+            + ["--no-dashboard", "--nthreads", "2", "--scheduler-file", str(file)],
+            stderr=subprocess.DEVNULL,
+        )
+        for _ in range(2)
+    ]
+    yield file
+    for process in (*workers, scheduler):
+        process.terminate()
+        process.wait(20)
+
+
+def test_embedded_gives_what_serial_gives() -> None:
+    expected = list(Serial(7).map(scaled, range(50)))
+    with embedded(7) as runner:
+        assert sorted(runner.map(scaled, range(50))) == expected
+        assert runner.call(place) == os.getpid()
+
+
+def test_a_shared_resident_is_neither_copied_nor_pickled() -> None:
+    lock = open(os.devnull)  # noqa: SIM115, PTH123  # a handle that can't be pickled
+    with lock, embedded(lock) as runner:
+        assert runner.call(id) == id(lock)
+
+
+def test_nothing_listens_off_the_loopback() -> None:
+    with embedded(7) as runner:
+        runner.call(place)
+        assert listening() <= {"127.0.0.1"}
+    with embedded(7, workers=2) as runner:
+        runner.call(place)
+        assert listening() == {"127.0.0.1"}
+
+
+def test_an_error_arrives_as_it_was_raised() -> None:
+    with embedded(7) as runner, pytest.raises(InputRefusedError, match="found 3"):
+        list(runner.map(refused, range(10)))
+
+
+def test_a_deadly_item_is_named_and_the_others_are_done() -> None:
+    done: list[int] = []
+    with embedded(7, workers=2) as runner, pytest.raises(TilesFailedError, match="3"):
+        done.extend(runner.map(deadly, range(4)))  # extend keeps what came before the error
+
+
+def test_an_existing_cluster_gives_what_serial_gives(cluster: Path) -> None:
+    with existing(7, scheduler_file=str(cluster)) as runner:
+        assert sorted(runner.map(scaled, range(50))) == [7 * item for item in range(50)]
+        assert runner.call(place) != os.getpid()
+
+
+def test_no_scheduler_is_said_in_one_line() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        free = probe.getsockname()[1]
+    with (
+        pytest.raises(ClusterError, match="no Dask scheduler answers") as caught,
+        existing(7, scheduler=f"tcp://127.0.0.1:{free}"),
+    ):
+        pass
+    assert "\n" not in str(caught.value)
+
+
+def test_a_lost_scheduler_is_noticed(tmp_path: Path) -> None:
+    file = tmp_path / "scheduler.json"
+    scheduler = subprocess.Popen(
+        [sys.executable, "-m", "dask", "scheduler", "--host", "127.0.0.1"]
+        + ["--port", "0", "--no-dashboard", "--scheduler-file", str(file)],
+        stderr=subprocess.DEVNULL,
+    )
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "dask", "worker", "--host", "127.0.0.1"]
+        + ["--no-dashboard", "--scheduler-file", str(file), "--death-timeout", "1"],
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        with (
+            pytest.raises(ClusterError, match="lost"),
+            existing(7, scheduler_file=str(file)) as runner,
+        ):
+            for _ in runner.map(slow, range(1000)):
+                scheduler.kill()
+    finally:
+        scheduler.kill()
+        worker.kill()
+        scheduler.wait()
+        worker.wait()
