@@ -1,14 +1,18 @@
 """What makes a network usable: which bands it takes and what its classes mean."""
 
+import json
 import math
 import re
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from segpipe.models.errors import ModelError
 
 NODATA = 255
 """Value of a pixel without a label; never a class."""
+
+LARGEST_WINDOW = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +30,19 @@ class ClassInfo:
     def __post_init__(self) -> None:
         if type(self.value) is not int or not 0 <= self.value < NODATA:
             raise ModelError(f"a class has a value from 0 to 254, got {self.value!r} ({self.name})")
-        if not isinstance(self.name, str) or not self.name.strip():
+        if not _is_label(self.name):
             raise ModelError(f"a class has a name, got {self.name!r} for the value {self.value}")
         if not isinstance(self.color, str) or not re.fullmatch(r"#[0-9a-fA-F]{6}", self.color):
             raise ModelError(f"a class has a colour such as #4060c8, got {self.color!r}")
+
+    @classmethod
+    def from_dict(cls, data: object) -> "ClassInfo":
+        """The class whose attributes `data` has.
+
+        Raises:
+            ModelError: keys are missing, unknown or of the wrong kind.
+        """
+        return cls(**_keys(data, "a class", ("value", "name", "color"), ()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,44 +78,108 @@ class ModelCard:
     metrics: dict[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", self.name):
-            raise ModelError(f"a model's name is a word of letters and digits, got {self.name!r}")
-        if not self.bands or len(set(self.bands)) != len(self.bands):
+        word = r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?"
+        if not isinstance(self.name, str) or not re.fullmatch(word, self.name):
+            raise ModelError(
+                f"a model's name is a word of letters, digits, dots and hyphens, got {self.name!r}"
+            )
+        self._check_bands()
+        self._check_classes()
+        if type(self.window) is not int or not 1 <= self.window <= LARGEST_WINDOW:
+            raise ModelError(
+                f"{self.name}: window is a side from 1 to {LARGEST_WINDOW} pixels, "
+                f"got {self.window!r}"
+            )
+        for title in ("description", "licence", "training_data"):
+            if not isinstance(getattr(self, title), str):
+                raise ModelError(f"{self.name}: {title} is text, got {getattr(self, title)!r}")
+        self._check_metrics()
+
+    def _check_bands(self) -> None:
+        if not self.bands or not all(map(_is_label, self.bands)):
+            raise ModelError(f"{self.name}: every band has a name, got {list(self.bands)}")
+        if len(set(self.bands)) != len(self.bands):
             raise ModelError(f"{self.name}: bands are named once each, got {list(self.bands)}")
         for title, numbers in (("mean", self.mean), ("std", self.std)):
-            if len(numbers) != len(self.bands) or not all(map(math.isfinite, numbers)):
+            if len(numbers) != len(self.bands) or not all(map(_is_finite, numbers)):
                 raise ModelError(
                     f"{self.name}: {title} has a finite number for each of the {len(self.bands)} "
                     f"bands, got {list(numbers)}"
                 )
         if min(self.std) <= 0:
             raise ModelError(f"{self.name}: std is positive, got {list(self.std)}")
+
+    def _check_classes(self) -> None:
         values = [info.value for info in self.classes]
         if not values or len(set(values)) != len(values):
             raise ModelError(f"{self.name}: classes have one value each, got {values}")
-        if self.window < 1:
-            raise ModelError(f"{self.name}: window is a positive number, got {self.window}")
+        names = [info.name for info in self.classes]
+        if len(set(names)) != len(names):
+            raise ModelError(f"{self.name}: classes have one name each, got {names}")
+
+    def _check_metrics(self) -> None:
+        if not isinstance(self.metrics, dict):
+            raise ModelError(f"{self.name}: metrics is a table of figures, got {self.metrics!r}")
+        try:
+            # What JSON gives back, so that a card equals the one that is read from its package.
+            metrics = json.loads(json.dumps(self.metrics, allow_nan=False))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ModelError(f"{self.name}: JSON can't hold the metrics: {error}") from error
+        object.__setattr__(self, "metrics", metrics)
 
     def to_dict(self) -> dict[str, Any]:
         """The card as JSON takes it."""
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> "ModelCard":
+    def from_dict(cls, data: object) -> "ModelCard":
         """The card that `to_dict` wrote.
 
         Raises:
             ModelError: keys are missing, unknown or of the wrong kind.
         """
-        try:
-            return cls(
-                **{
-                    **data,
-                    "bands": tuple(data["bands"]),
-                    "classes": tuple(ClassInfo(**info) for info in data["classes"]),
-                    "mean": tuple(float(number) for number in data["mean"]),
-                    "std": tuple(float(number) for number in data["std"]),
-                }
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise ModelError(f"the model card can't be read: {error!r}") from error
+        names = [entry.name for entry in fields(cls)]
+        card = _keys(data, "a model card", names[:5], names[5:])
+        return cls(
+            **{
+                **card,
+                "bands": tuple(_list(card, "bands")),
+                "classes": tuple(map(ClassInfo.from_dict, _list(card, "classes"))),
+                "mean": tuple(_list(card, "mean")),
+                "std": tuple(_list(card, "std")),
+            }
+        )
+
+
+def _keys(
+    data: object, title: str, required: Iterable[str], optional: Iterable[str]
+) -> dict[str, Any]:
+    if not isinstance(data, Mapping):
+        raise ModelError(f"{title} is a table, got {data!r:.80}")
+    missing = [key for key in required if key not in data]
+    unknown = sorted(map(str, set(data) - {*required, *optional}))
+    if missing or unknown:
+        what = f"lacks {missing[0]!r}" if missing else f"has an unknown key {unknown[0]!r:.80}"
+        raise ModelError(f"{title} {what}; it takes {', '.join((*required, *optional))}")
+    return dict(data)
+
+
+def _list(data: Mapping[str, Any], key: str) -> list[Any]:
+    # A string is a sequence too, and would pass for the names of one-letter bands.
+    if not isinstance(data[key], list | tuple):
+        raise ModelError(f"a model card's {key!r} is a list, got {data[key]!r:.80}")
+    return list(data[key])
+
+
+def _is_label(value: object) -> bool:
+    # Control characters would reach terminals, XML side-cars and file names.
+    return isinstance(value, str) and bool(value.strip()) and value.isprintable()
+
+
+def _is_finite(value: object) -> bool:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False

@@ -3,8 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 from torch import nn
+
+from segpipe.models.errors import ModelError
 
 Option = int | str
 
@@ -24,6 +27,35 @@ class Architecture:
     def __reduce__(self) -> tuple[type["Architecture"], tuple[str, int, int, dict[str, Option]]]:
         # A mapping proxy can't be pickled.
         return type(self), (self.name, self.bands, self.classes, dict(self.options))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The architecture as JSON takes it."""
+        return {
+            "name": self.name,
+            "bands": self.bands,
+            "classes": self.classes,
+            "options": dict(self.options),
+        }
+
+    @classmethod
+    def from_dict(cls, data: object) -> "Architecture":
+        """The architecture that `to_dict` wrote; its name and numbers are checked when it is built.
+
+        Raises:
+            ModelError: it isn't a table of a name, two numbers and options.
+        """
+        match data:
+            case {
+                "name": str(name),
+                "bands": int(bands),
+                "classes": int(classes),
+                "options": dict(options),
+                **others,
+            } if not others and all(isinstance(value, int | str) for value in options.values()):
+                return cls(name, bands, classes, options)
+        raise ModelError(
+            f"an architecture is a table of name, bands, classes and options, got {data!r:.120}"
+        )
 
 
 class Network(nn.Module):

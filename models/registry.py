@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from segpipe.models.compact import CompactFCN
 from segpipe.models.deeplab import DeepLabV3ResNet50
 from segpipe.models.errors import ModelError
 from segpipe.models.fcn import FCNResNet50, fcn8s_vgg16, fcn16s_vgg16, fcn32s_vgg16
@@ -37,6 +38,7 @@ ARCHITECTURES: Mapping[str, Entry] = MappingProxyType(
         "fcn16s-vgg16": Entry(fcn16s_vgg16, "FCN-16s over VGG16: one skip"),
         "fcn8s-vgg16": Entry(fcn8s_vgg16, "FCN-8s over VGG16: two skips"),
         "segnet-vgg16": Entry(SegNetVGG16, "SegNet over VGG16: max-unpooling"),
+        "fcn-compact": Entry(CompactFCN, "a small FCN with skips, quick on a CPU"),
         "unet": Entry(UNet, "U-Net of any depth and width"),
         "unet-resnet18": Entry(unet_resnet18, "U-Net over ResNet18"),
         "unet-resnet34": Entry(unet_resnet34, "U-Net over ResNet34"),
@@ -61,16 +63,26 @@ def build(name: str, bands: int, classes: int, **options: Option) -> Network:
     Raises:
         ModelError: the name or an option isn't known, or a number is out of bounds.
     """
+    return create(Architecture(name, bands, classes, options))
+
+
+def create(architecture: Architecture) -> Network:
+    """A new network of this architecture; options that it leaves out take their defaults.
+
+    Raises:
+        ModelError: as `build`.
+    """
+    name = architecture.name
     entry = ARCHITECTURES.get(name)
     if entry is None:
-        raise ModelError(f"no architecture is called {name!r}; there are {', '.join(names())}")
-    require("bands", bands, 1, MOST_BANDS)
-    require("classes", classes, 1, MOST_CLASSES)
-    unknown = sorted(set(options) - set(entry.options))
+        raise ModelError(f"no architecture is called {name!r:.80}; there are {', '.join(names())}")
+    require("bands", architecture.bands, 1, MOST_BANDS)
+    require("classes", architecture.classes, 1, MOST_CLASSES)
+    unknown = sorted(set(architecture.options) - set(entry.options))
     if unknown:
         known = ", ".join(entry.options) or "none"
-        raise ModelError(f"{name} has no option {unknown[0]!r}; its options are: {known}")
-    chosen = {**entry.options, **options}
-    network = entry.builder(bands, classes, **chosen)
-    network.architecture = Architecture(name, bands, classes, chosen)
+        raise ModelError(f"{name} has no option {unknown[0]!r:.80}; its options are: {known}")
+    options = {**entry.options, **architecture.options}
+    network = entry.builder(architecture.bands, architecture.classes, **options)
+    network.architecture = Architecture(name, architecture.bands, architecture.classes, options)
     return network

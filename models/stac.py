@@ -1,0 +1,106 @@
+"""A model as a STAC item with the Machine Learning Model extension, for catalogues and people."""
+
+import re
+from typing import Any
+
+from segpipe.models.card import ClassInfo, ModelCard
+from segpipe.models.network import Architecture
+
+STAC_VERSION = "1.1.0"
+EXTENSIONS = ("https://stac-extensions.github.io/mlm/v1.5.2/schema.json",)
+
+# Weights have no place and no date of their own; STAC asks for a span where there is no date.
+ANYTIME = {
+    "datetime": None,
+    "start_datetime": "1900-01-01T00:00:00Z",
+    "end_datetime": "9999-12-31T23:59:59Z",
+}
+
+
+def model_item(
+    card: ModelCard, architecture: Architecture, parameters: int, weights: str
+) -> dict[str, Any]:
+    """The item that describes a network whose weights lie in the file `weights` beside it."""
+    return {
+        "type": "Feature",
+        "stac_version": STAC_VERSION,
+        "stac_extensions": list(EXTENSIONS),
+        "id": card.name,
+        "geometry": None,
+        "properties": {
+            **ANYTIME,
+            **({"description": card.description} if card.description else {}),
+            **({"license": _licence(card.licence)} if card.licence else {}),
+            "bands": [{"name": band} for band in card.bands],
+            "mlm:name": _name(card.name),
+            "mlm:architecture": architecture.name,
+            "mlm:tasks": ["semantic-segmentation"],
+            "mlm:framework": "PyTorch",
+            "mlm:total_parameters": parameters,
+            "mlm:input": [_input(card)],
+            "mlm:output": [_output(card)],
+        },
+        "links": [],
+        "assets": {
+            "weights": {
+                "href": f"./{weights}",
+                "type": "application/vnd.safetensors",
+                "title": "Weights",
+                "roles": ["mlm:model", "mlm:weights"],
+                "mlm:artifact_type": "safetensors.torch.save_file",
+            }
+        },
+    }
+
+
+def _input(card: ModelCard) -> dict[str, Any]:
+    return {
+        "name": "scene",
+        "bands": list(card.bands),
+        "input": {
+            "shape": [-1, len(card.bands), -1, -1],
+            "dim_order": ["batch", "bands", "height", "width"],
+            "data_type": "float32",
+        },
+        "value_scaling": [
+            {"type": "z-score", "mean": mean, "stddev": std}
+            for mean, std in zip(card.mean, card.std, strict=True)
+        ],
+        "resize_type": None,
+        "pre_processing_function": None,
+    }
+
+
+def _output(card: ModelCard) -> dict[str, Any]:
+    return {
+        "name": "scores",
+        "tasks": ["semantic-segmentation"],
+        "result": {
+            "shape": [-1, len(card.classes), -1, -1],
+            "dim_order": ["batch", "classes", "height", "width"],
+            "data_type": "float32",
+        },
+        "classification:classes": [_class(info) for info in card.classes],
+        "post_processing_function": None,
+    }
+
+
+def _class(info: ClassInfo) -> dict[str, Any]:
+    # The classification extension allows letters, digits, hyphens and underscores in a name.
+    name = re.sub(r"[^0-9A-Za-z_-]+", "-", info.name).strip("-")
+    return {
+        "value": info.value,
+        "name": name or f"class-{info.value}",
+        "title": info.name,
+        "color_hint": info.color[1:].upper(),
+    }
+
+
+def _name(name: str) -> str:
+    # The extension wants three characters or more, the first of them a letter.
+    return name if re.fullmatch(r"[A-Za-z].{2,}", name) else f"model-{name}"
+
+
+def _licence(licence: str) -> str:
+    # STAC takes one SPDX identifier; expressions and free text stay in the card.
+    return licence if re.fullmatch(r"[\w.+-]+", licence) else "other"
