@@ -21,6 +21,7 @@ def model_item(
     card: ModelCard, architecture: Architecture, parameters: int, weights: str
 ) -> dict[str, Any]:
     """The item that describes a network whose weights lie in the file `weights` beside it."""
+    bands = [{"name": band} for band in card.bands]
     return {
         "type": "Feature",
         "stac_version": STAC_VERSION,
@@ -31,7 +32,7 @@ def model_item(
             **ANYTIME,
             **({"description": card.description} if card.description else {}),
             **({"license": _licence(card.licence)} if card.licence else {}),
-            "bands": [{"name": band} for band in card.bands],
+            "bands": bands,
             "mlm:name": _name(card.name),
             "mlm:architecture": architecture.name,
             "mlm:tasks": ["semantic-segmentation"],
@@ -47,6 +48,9 @@ def model_item(
                 "type": "application/vnd.safetensors",
                 "title": "Weights",
                 "roles": ["mlm:model", "mlm:weights"],
+                # The extension wants the bands among the properties; STAC itself allows them there
+                # only if an asset has them too.
+                "bands": bands,
                 "mlm:artifact_type": "safetensors.torch.save_file",
             }
         },

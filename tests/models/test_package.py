@@ -216,6 +216,7 @@ def test_one_asset_is_the_model(folder: Path) -> None:
     (asset,) = json.loads((folder / ITEM).read_text())["assets"].values()
     assert (folder / asset["href"]).is_file()
     assert "mlm:model" in asset["roles"]
+    assert [band["name"] for band in asset["bands"]] == ["red", "green", "nir"]
     assert asset["mlm:artifact_type"] == "safetensors.torch.save_file"
     tensors = safetensors.torch.load_file(folder / asset["href"])
     assert tensors.keys() == small().network.state_dict().keys()
