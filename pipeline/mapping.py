@@ -1,6 +1,8 @@
 """What a worker does with a tile: read, predict, write, and prove it."""
 
+import os
 import resource
+import socket
 import sys
 import time
 from dataclasses import dataclass
@@ -32,7 +34,7 @@ class Job:
     nodata: int
 
 
-def map_tile(job: Job, tile: Tile, predictor: Predictor, worker: str) -> Receipt:
+def map_tile(job: Job, tile: Tile, predictor: Predictor) -> Receipt:
     """The receipt of a tile whose labels are now on the disk.
 
     Doing it again, even at the same time, ends with the same bytes.
@@ -61,7 +63,7 @@ def map_tile(job: Job, tile: Tile, predictor: Predictor, worker: str) -> Receipt
         after_read - start,
         after_predict - after_read,
         time.perf_counter() - after_predict,
-        worker,
+        this_process(),
         peak_rss(),
     )
     job.staging.keep(receipt)
@@ -95,6 +97,11 @@ def is_stored(job: Job, tile: Tile) -> Receipt | None:
         return None
     found = LabelStore(job.staging.store).digest(tile.core)
     return receipt if found == (receipt.stored, receipt.sha256) else None
+
+
+def this_process() -> str:
+    """The host and the number of this process."""
+    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 def peak_rss() -> int:

@@ -81,10 +81,10 @@ def count_classes(
 
 
 def total(receipts: Iterable[Receipt], values: Iterable[int]) -> dict[int, ClassCount]:
-    """The sum over receipts, in the order of their places, for each class value."""
+    """The sum over receipts for each class value; their order decides an area's last bits."""
     pixels: Counter[int] = Counter()
     areas: dict[int, float] = {}
-    for receipt in sorted(receipts, key=lambda receipt: receipt.place):
+    for receipt in receipts:
         for count in receipt.counts:
             pixels[count.value] += count.pixels
             if count.area is not None:

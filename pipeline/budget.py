@@ -1,0 +1,115 @@
+"""What a run will take of memory and disk, and the tile side that fits."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import psutil
+from dask.utils import parse_bytes
+
+from segpipe.pipeline.errors import InputRefusedError, StorageError
+from segpipe.pipeline.plan import CHUNK, Plan
+from segpipe.pipeline.storage import free_bytes
+
+LARGEST_SIDE = 4096
+"""Beyond it the margin costs little, and a killed tile would cost much."""
+
+_CAREFUL_SHARE = 0.5
+"""How much of the free memory a run takes unless it is told."""
+
+_STORED = 0.5
+"""Bytes a pixel of compressed labels, even of a noisy map; overviews add a third."""
+
+_PLAUSIBLE = 20_000
+"""No codec makes a raster of measurements this many times smaller."""
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What a network and a scene take of memory.
+
+    Attributes:
+        fixed: bytes that don't depend on the tile: the process itself, the weights, the caches.
+        computed: bytes for each pixel that the network computes.
+        held: bytes for each pixel of a read window, once for every thread.
+        threads: how many tiles a process holds at once.
+    """
+
+    fixed: int
+    computed: float
+    held: float
+    threads: int
+
+    def of(self, plan: Plan) -> int:
+        """Bytes that a worker process takes at its peak."""
+        height, width = plan.read_shape
+        return self.fixed + int(height * width * (self.computed + self.held * self.threads))
+
+
+def choose_plan(plan: Plan, costs: Costs, limit: int) -> Plan:
+    """The plan with the tile side that computes the fewest pixels within `limit` bytes.
+
+    Raises:
+        InputRefusedError: not even the smallest tile fits.
+    """
+    longest = -(-max(plan.grid.shape) // CHUNK) * CHUNK
+    sides = range(CHUNK, min(LARGEST_SIDE, longest) + 1, CHUNK)
+    plans = [replace(plan, side=side) for side in sides]
+    fitting = [plan for plan in plans if costs.of(plan) <= limit]
+    if not fitting:
+        raise InputRefusedError(
+            f"a tile of {CHUNK} pixels needs {readable(costs.of(plans[0]))} of memory and "
+            f"{readable(limit)} may be used; raise it with --memory, or use a smaller model"
+        )
+    return min(fitting, key=lambda plan: plan.extra_work)
+
+
+def memory_limit(memory: str | None) -> int:
+    """The bytes that a run may take: as told (such as `8GB`), or half of what is free.
+
+    Raises:
+        ValueError: the text is no size.
+    """
+    if memory is None:
+        return int(psutil.virtual_memory().available * _CAREFUL_SHARE)
+    size = int(parse_bytes(memory))
+    if size <= 0:
+        raise ValueError(f"memory is a size such as 8GB, got {memory}")
+    return size
+
+
+def disk_bytes(plan: Plan, *, cog: bool) -> int:
+    """The bytes that staging and publishing take at their peak."""
+    # A GeoTIFF is staged as chunks, then written plain, then with overviews.
+    return int(plan.grid.pixels * _STORED * (1 + 1 + 4 / 3 if cog else 1))
+
+
+def require_space(plan: Plan, scene_bytes: int, pixel_bytes: int, output: Path, need: int) -> None:
+    """Refuses a run that can't end because its disk is too small.
+
+    Raises:
+        InputRefusedError: the scene is so small a file that its size must be a lie.
+        StorageError: the disk is too small for an honest scene.
+    """
+    free = free_bytes(output.parent)
+    if need <= free:
+        return
+    grid = plan.grid
+    if grid.pixels * pixel_bytes > _PLAUSIBLE * max(scene_bytes, 1):
+        raise InputRefusedError(
+            f"the scene claims {grid.height} x {grid.width} pixels, "
+            f"{readable(grid.pixels * pixel_bytes)}, in a file of {readable(scene_bytes)}; "
+            "it is damaged or made to do harm: check it with gdalinfo"
+        )
+    raise StorageError(
+        f"the map may need {readable(need)} in {output.parent} and {readable(free)} are free; "
+        "free some space, or choose another folder with -o"
+    )
+
+
+def readable(size: float) -> str:
+    """A number of bytes as people say it, such as 1.5 GB."""
+    for unit in ("bytes", "kB", "MB", "GB", "TB", "PB"):
+        if size < 1000 or unit == "PB":
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1000
+    raise AssertionError("unreachable")

@@ -1,0 +1,77 @@
+"""Which models there are, and the one that a user means."""
+
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from segpipe.models.card import ClassInfo, ModelCard
+from segpipe.models.errors import ModelError
+from segpipe.models.package import SegmentationModel, load
+from segpipe.models.registry import ARCHITECTURES, build
+
+DEFAULT = "landcover-landsat7"
+"""The bundled model that runs when none is named."""
+
+Model = SegmentationModel | str | Path
+"""A model, the folder of a package, or the name of a bundled one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """Names of the bundled packages, and of the architectures with what each one is."""
+
+    bundled: tuple[str, ...]
+    architectures: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The catalogue as `segpipe models --json` prints it."""
+        return {"bundled": list(self.bundled), "architectures": self.architectures}
+
+
+def catalogue() -> Catalogue:
+    """What is bundled and what can be built."""
+    folders = (path for path in _bundled().iterdir() if (path / "model.json").is_file())
+    return Catalogue(
+        tuple(sorted(path.name for path in folders)),
+        {name: entry.summary for name, entry in ARCHITECTURES.items()},
+    )
+
+
+def find(model: Model | None) -> SegmentationModel:
+    """The model that is meant; the bundled one where none is named.
+
+    Raises:
+        ModelError: there is no such model, or its package is refused.
+    """
+    if isinstance(model, SegmentationModel):
+        return model
+    name = DEFAULT if model is None else str(model)
+    if name in catalogue().bundled:
+        return load(_bundled() / name)
+    if name in ARCHITECTURES:
+        raise ModelError(
+            f"{name} is an architecture without weights; train it with "
+            f"`segpipe train --architecture {name}`, then name the package's folder"
+        )
+    return load(Path(name))
+
+
+def find_or_build(model: Model | None) -> SegmentationModel:
+    """Like `find`, but a registered name gives the network with random weights.
+
+    It has three bands and 21 classes, as in the papers.
+    """
+    if not isinstance(model, str) or model not in ARCHITECTURES:
+        return find(model)
+    bands = ("red", "green", "blue")
+    classes = tuple(ClassInfo(value, f"class {value}", "#808080") for value in range(21))
+    card = ModelCard(
+        model, bands, classes, (0.0,) * 3, (1.0,) * 3, description="random weights, not trained"
+    )
+    return SegmentationModel(build(model, len(bands), len(classes)), card)
+
+
+def _bundled() -> Path:
+    # An installed wheel is always a folder, never a zip: torch couldn't be imported from one.
+    return Path(str(files("segpipe.models"))) / "bundled"

@@ -1,0 +1,222 @@
+"""The command line: parses, makes one call, prints; and turns every error into one line."""
+
+import json
+import os
+import shlex
+import signal
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+
+from segpipe.models.errors import DeviceError, ModelError
+from segpipe.pipeline.errors import PipelineError
+from segpipe.workflows import options, texts
+from segpipe.workflows.errors import OptionError
+
+_RESUMABLE = {6, 7, 8, 9, 10}
+
+_HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+@click.group(context_settings=_HELP)
+@click.version_option(version("segpipe"), prog_name="segpipe")
+def cli() -> None:
+    """Maps rasters of any size with fully convolutional networks, exactly.
+
+    The network is run on overlapping tiles. The overlap is read from the network itself, so that
+    the map equals the one that a single pass over the whole image would give, label for label.
+
+    \b
+    segpipe run scene.tif                       map a Landsat 7 scene with the bundled model
+    segpipe plan scene.tif -m my-model          see tiles, memory and time first
+    segpipe train scene.tif labels.tif -o my-model --classes classes.json
+    """
+
+
+@cli.command()
+@click.argument("scenes", metavar="SCENE...", nargs=-1, required=True)
+@options.model
+@options.output
+@options.bands
+@options.tile
+@options.device
+@options.precision
+@click.option(
+    "--engine",
+    type=click.Choice(["auto", "torch"]),
+    default="auto",
+    show_default=True,
+    help="What computes the network.",
+)
+@click.option("--scheduler", metavar="ADDRESS", help="A Dask scheduler, as tcp://HOST:8786.")
+@click.option("--scheduler-file", metavar="FILE", help="The file that a Dask scheduler wrote.")
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Processes on this machine; one already uses all its cores.",
+)
+@options.memory
+@click.option("--style/--no-style", default=True, help="Write a QGIS style beside the map, or not.")
+@click.option(
+    "--zarr-format",
+    type=click.Choice(["2", "3"]),
+    default="2",
+    show_default=True,
+    help="2 is read by every GDAL from 3.6 on; 3 has shards and GeoZarr.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace an output that is there.")
+@click.option("--new-run", is_flag=True, help="Throw away an unfinished run for this output.")
+@options.as_json
+@click.option("--quiet", is_flag=True, help="Show no progress.")
+def run(scenes: tuple[str, ...], as_json: bool, quiet: bool, **arguments: Any) -> None:
+    """Map each SCENE and publish the map.
+
+    A run that was stopped, however it was stopped, goes on where it was when the same command is
+    typed again, and ends with the same bytes.
+
+    \b
+    segpipe run scene.tif -o map.tif
+    segpipe run scene.tif -m my-model --bands 4,3,2 -o map.zarr
+    segpipe run scene.tif --scheduler tcp://10.0.0.1:8786 -o /shared/map.tif
+    """
+    from segpipe.workflows.progress import ProgressPrinter
+    from segpipe.workflows.run import run as run_scene
+
+    if len(scenes) > 1 and arguments["output"]:
+        raise click.UsageError("-o names one output and there are several scenes; leave it out")
+    arguments["zarr_format"] = int(arguments["zarr_format"])
+    watch = {} if quiet or as_json else {"watch": ProgressPrinter()}
+    reports = []
+    for scene in scenes:
+        report = run_scene(scene, **arguments, **watch)
+        reports.append(report.to_dict())
+        _warn(report.warnings)
+        if not as_json:
+            click.echo(texts.report(report))
+    if as_json:
+        _print_json(reports[0] if len(reports) == 1 else {"runs": reports})
+
+
+@cli.command()
+@click.argument("scene")
+@options.model
+@options.output
+@options.bands
+@options.tile
+@options.device
+@options.precision
+@options.memory
+@options.as_json
+def plan(scene: str, as_json: bool, **arguments: Any) -> None:
+    """Show what `run` would do with SCENE: tiles, margin, extra work, memory, disk and time.
+
+    Nothing is written, and no cluster is asked.
+    """
+    from segpipe.workflows.plan import plan as plan_scene
+
+    found = plan_scene(scene, **arguments)
+    _warn(found.warnings)
+    _print_json(found.to_dict()) if as_json else click.echo(texts.plan(found))
+
+
+@cli.command()
+@click.argument("model", required=False)
+@options.as_json
+def inspect(model: str | None, as_json: bool) -> None:
+    """Show a MODEL's parameters, bands, classes and footprint, and whether tiles can be exact.
+
+    MODEL is a package's folder, a bundled model or an architecture (see `segpipe models`); the
+    default is the bundled land-cover model.
+    """
+    from segpipe.workflows.inspect import inspect as inspect_model
+
+    found = inspect_model(model)
+    _print_json(found.to_dict()) if as_json else click.echo(texts.inspection(found))
+
+
+@cli.command()
+@options.as_json
+def models(as_json: bool) -> None:
+    """List the bundled models, and the architectures that `train` and `inspect` take."""
+    from segpipe.workflows.catalogue import catalogue
+
+    found = catalogue()
+    _print_json(found.to_dict()) if as_json else click.echo(texts.catalogue(found))
+
+
+@cli.command()
+@click.argument("scene")
+@click.argument("output", type=click.Path(path_type=Path))
+@options.model
+@options.bands
+@options.device
+@options.precision
+@click.option(
+    "--windows",
+    type=click.IntRange(1),
+    default=16,
+    show_default=True,
+    help="How many windows of 256 x 256 pixels to compare.",
+)
+@click.option("--all", "everything", is_flag=True, help="Compare the whole map.")
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(0, 1),
+    help="Share of labels that may differ; by default 0 on a CPU, 0.001 on a GPU.",
+)
+@click.option("--seed", default=0, show_default=True, help="Decides which windows are drawn.")
+@options.as_json
+def verify(
+    scene: str, output: Path, windows: int, everything: bool, as_json: bool, **arguments: Any
+) -> None:
+    """Compute windows of SCENE again and compare them with the map OUTPUT.
+
+    Each window is computed whole, with twice the margin. Exits with 10 if a label differs.
+    """
+    from segpipe.workflows.verify import verify as verify_map
+
+    found = verify_map(scene, output, windows=None if everything else windows, **arguments)
+    _print_json(found.to_dict()) if as_json else click.echo(texts.verification(found))
+    found.require()
+
+
+def main() -> None:
+    """Runs the command line; exits with the codes that the documents list."""
+    signal.signal(signal.SIGINT, _leave)
+    signal.signal(signal.SIGTERM, _leave)
+    try:
+        cli()
+    except (PipelineError, ModelError, DeviceError, OptionError) as error:
+        click.echo(f"segpipe: {error}", err=True)
+        if error.exit_code in _RESUMABLE and "run" in sys.argv[1:2]:
+            click.echo(f"segpipe: resume with: {_command()}", err=True)
+        sys.exit(error.exit_code)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """Ends the process at once: a run survives a SIGKILL, so nothing has to be tidied up."""
+    click.echo("\nsegpipe: interrupted; what is finished is safe", err=True)
+    if "run" in sys.argv[1:2]:
+        click.echo(f"segpipe: resume with: {_command()}", err=True)
+    sys.stderr.flush()
+    os._exit(128 + number)
+
+
+def _command() -> str:
+    # What threw an older run away must not throw this one away too.
+    return shlex.join(["segpipe", *(word for word in sys.argv[1:] if word != "--new-run")])
+
+
+def _warn(warnings: tuple[str, ...]) -> None:
+    for warning in warnings:
+        click.echo(f"segpipe: warning: {warning}", err=True)
+
+
+def _print_json(data: dict[str, Any]) -> None:
+    click.echo(json.dumps(data, indent=2, allow_nan=False))

@@ -1,0 +1,102 @@
+"""Options that several commands share, each written once."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class TileSide(click.ParamType):
+    """`auto`, or a multiple of 256."""
+
+    name = "auto|N"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | int:
+        """The word or the number."""
+        if value == "auto":
+            return "auto"
+        try:
+            return int(value)
+        except ValueError:
+            self.fail(f"{value} is neither auto nor a number", param, ctx)
+
+
+class Names(click.ParamType):
+    """Words between commas."""
+
+    name = "A,B,..."
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> list[str]:
+        """The words."""
+        return [word.strip() for word in str(value).split(",")]
+
+
+def together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """One decorator for several options, shown in this order."""
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+model = click.option(
+    "-m",
+    "--model",
+    metavar="MODEL",
+    help="A package's folder or a bundled model's name (see `segpipe models`); by default the "
+    "bundled land-cover model for Landsat 7.",
+)
+output = click.option(
+    "-o",
+    "--output",
+    metavar="OUTPUT",
+    type=click.Path(path_type=Path),
+    help="NAME.tif for a cloud-optimised GeoTIFF, NAME.zarr for Zarr. By default the scene's stem "
+    "with .classes.tif, in the current folder.",
+)
+bands = click.option(
+    "--bands",
+    type=Names(),
+    help="The scene's bands in the model's order, by number (4,3,2) or by name (red,green,blue). "
+    "By default those that are named as in the model's card.",
+)
+tile = click.option(
+    "--tile",
+    type=TileSide(),
+    default="auto",
+    show_default=True,
+    help="Side of a tile in pixels, a multiple of 256. It changes speed and memory, never the map.",
+)
+memory = click.option(
+    "--memory",
+    metavar="SIZE",
+    help="The most that a worker may take, such as 8GB. By default half of what is free.",
+)
+device = click.option(
+    "--device",
+    metavar="auto|cpu|cuda",
+    default="auto",
+    show_default=True,
+    help="Where the network runs; auto takes a GPU where there is one.",
+)
+precision = click.option(
+    "--precision",
+    type=click.Choice(["auto", "fp32", "bf16", "fp16"]),
+    default="auto",
+    show_default=True,
+    help="auto takes bf16 where the hardware has it and 99.9 % of the labels of a sample agree "
+    "with fp32.",
+)
+as_json = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object and nothing else."
+)

@@ -1,0 +1,211 @@
+"""What a run would do: tiles, margin, memory, disk and time, before anything is started."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segpipe.models.blend import TiledNetwork, as_tiled
+from segpipe.models.footprint import Footprint, activation_bytes
+from segpipe.models.package import SegmentationModel
+from segpipe.models.predictor import choose_engine
+from segpipe.pipeline import budget
+from segpipe.pipeline.errors import InputRefusedError, StorageError
+from segpipe.pipeline.legend import Legend, LegendEntry
+from segpipe.pipeline.plan import CHUNK, Margin, Plan
+from segpipe.pipeline.scene import Scene, open_scene
+from segpipe.workflows.catalogue import Model, find
+from segpipe.workflows.errors import OptionError
+from segpipe.workflows.resident import Resident
+
+THREADS = 3
+"""Threads of an embedded worker: one reads, one predicts, one writes."""
+
+_PROCESS_BYTES = 700_000_000
+"""Python, torch, GDAL with its block cache, and Dask in one process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """Everything about a run that is known before it starts."""
+
+    scene: Scene
+    model: SegmentationModel
+    tiled: TiledNetwork
+    plan: Plan
+    output: Path
+    memory_bytes: int
+    disk_bytes: int
+
+    @property
+    def legend(self) -> Legend:
+        """What the map's values mean."""
+        card = self.model.card
+        entries = (LegendEntry(info.value, info.name, info.color) for info in card.classes)
+        return Legend(card.name, tuple(entries))
+
+
+@dataclass(frozen=True, slots=True)
+class PlanReport:
+    """What `segpipe plan` prints."""
+
+    tiles: int
+    tile: int
+    read: tuple[int, int]
+    margin: Margin
+    extra_work: float
+    memory_bytes: int
+    disk_bytes: int
+    seconds: float
+    footprint: Footprint
+    output: Path
+    warnings: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as `segpipe plan --json` prints it."""
+        margin = self.margin
+        return {
+            "tiles": self.tiles,
+            "tile": self.tile,
+            "read": list(self.read),
+            "margin": [margin.top, margin.left, margin.bottom, margin.right],
+            "extra_work": self.extra_work,
+            "memory_bytes": self.memory_bytes,
+            "disk_bytes": self.disk_bytes,
+            "seconds": self.seconds,
+            "footprint": self.footprint.to_dict(),
+            "output": str(self.output),
+            "warnings": list(self.warnings),
+        }
+
+
+def plan(
+    scene: str | Path,
+    *,
+    model: Model | None = None,
+    output: str | Path | None = None,
+    bands: Sequence[str | int] | None = None,
+    tile: str | int = "auto",
+    device: str = "auto",
+    precision: str = "auto",
+    memory: str | None = None,
+) -> PlanReport:
+    """What `run` with the same options would do; writes nothing.
+
+    The time is that of a small window on this machine, scaled to the scene.
+
+    Raises:
+        PipelineError, ModelError, DeviceError: what `run` would refuse.
+    """
+    ready = prepare(scene, model=model, output=output, bands=bands, tile=tile, memory=memory)
+    return PlanReport(
+        tiles=len(ready.plan),
+        tile=ready.plan.side,
+        read=ready.plan.read_shape,
+        margin=ready.plan.margin,
+        extra_work=ready.plan.extra_work,
+        memory_bytes=ready.memory_bytes,
+        disk_bytes=ready.disk_bytes,
+        seconds=_expected_seconds(ready, device, precision),
+        footprint=ready.model.footprint,
+        output=ready.output,
+        warnings=ready.scene.warnings,
+    )
+
+
+def prepare(
+    scene: str | Path,
+    *,
+    model: Model | None,
+    output: str | Path | None,
+    bands: Sequence[str | int] | None,
+    tile: str | int,
+    memory: str | None,
+) -> Preparation:
+    """A run, prepared as far as it goes without a worker; refuses whatever can be refused.
+
+    Raises:
+        InputRefusedError: the scene, its bands or the memory don't fit the model.
+        ModelError: the model is refused.
+        StorageError: the output can't be written, or its disk is too small.
+        OptionError: an option makes no sense.
+    """
+    found = find(model)
+    card = found.card
+    names = None if bands is None else [str(band) for band in bands]
+    source = open_scene(scene, names, card.bands)
+    tiled = as_tiled(found.network, card, found.footprint)
+    margin = Margin(tiled.top, tiled.left, tiled.bottom, tiled.right)
+    costs = _costs(found, tiled, source)
+    try:
+        limit = budget.memory_limit(memory)
+        cut = Plan(source.grid, CHUNK if tile == "auto" else int(tile), tiled.stride, margin)
+    except ValueError as error:
+        raise OptionError(str(error)) from error
+    if tile == "auto":
+        cut = budget.choose_plan(cut, costs, limit)
+    elif memory is not None and costs.of(cut) > limit:
+        raise InputRefusedError(
+            f"tiles of {tile} need {budget.readable(costs.of(cut))} of memory and --memory allows "
+            f"{budget.readable(limit)}; leave out --tile, or lower it"
+        )
+    target = _output(Path(scene), output)
+    disk = budget.disk_bytes(cut, cog=target.suffix == ".tif")
+    budget.require_space(cut, source.stored_bytes, source.bytes_per_pixel, target, disk)
+    return Preparation(source, found, tiled, cut, target, costs.of(cut), disk)
+
+
+def _output(scene: Path, output: str | Path | None) -> Path:
+    """Where the map goes.
+
+    Raises:
+        OptionError: the name tells no format.
+        StorageError: there is no such folder.
+    """
+    path = Path(f"{scene.stem}.classes.tif") if output is None else Path(output)
+    if path.suffix not in (".tif", ".zarr"):
+        raise OptionError(f"an output ends in .tif (COG) or .zarr, got {path.name}")
+    path = path.absolute()
+    if not path.parent.is_dir():
+        raise StorageError(f"there is no folder {path.parent}; make it, or choose another with -o")
+    return path
+
+
+def _costs(model: SegmentationModel, tiled: TiledNetwork, scene: Scene) -> budget.Costs:
+    weights = sum(tensor.nbytes for tensor in model.network.state_dict().values())
+    bands = len(model.card.bands)
+    return budget.Costs(
+        # The device holds a second copy of the weights, in its own precision and layout.
+        fixed=_PROCESS_BYTES + 2 * weights,
+        # Normalised bands and the mask stand beside the activations.
+        computed=activation_bytes(tiled.network, bands) + 8 * bands + 1,
+        held=scene.bytes_per_pixel + 2,
+        threads=THREADS,
+    )
+
+
+def _expected_seconds(ready: Preparation, device: str, precision: str) -> float:
+    side = max(CHUNK, ready.tiled.stride)
+    bands = ready.scene.bands
+    pixels = np.ones((bands, side, side), ready.scene.dtype)
+    valid = np.ones((side, side), np.bool_)
+    resident = Resident(ready.tiled, ready.model.card)
+    engine = choose_engine(
+        ready.tiled.network,
+        ready.model.card,
+        ready.tiled.stride,
+        pixels,
+        valid,
+        device=device,
+        precision=precision,
+    )
+    predictor = resident.predictor(engine)
+    everything = (slice(0, side), slice(0, side))
+    predictor(pixels, valid, everything)
+    start = time.perf_counter()
+    predictor(pixels, valid, everything)
+    seconds = time.perf_counter() - start
+    return seconds * ready.plan.extra_work * ready.plan.grid.pixels / side**2

@@ -1,0 +1,209 @@
+"""The stages of a run whose folder stands: map what is missing, check a seam, publish."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+from segpipe.models.card import NODATA
+from segpipe.models.predictor import Engine
+from segpipe.pipeline import storage
+from segpipe.pipeline.cog import write_cog
+from segpipe.pipeline.errors import StorageError, VerificationError
+from segpipe.pipeline.execution import Runner
+from segpipe.pipeline.fingerprint import Fields
+from segpipe.pipeline.label_store import LabelStore, create
+from segpipe.pipeline.mapping import Job, is_stored
+from segpipe.pipeline.plan import Tile
+from segpipe.pipeline.publish import publish_cog, publish_zarr
+from segpipe.pipeline.receipt import ClassCount, Receipt
+from segpipe.pipeline.staging import Staging
+from segpipe.workflows.plan import Preparation
+from segpipe.workflows.report import SeamCheck
+from segpipe.workflows.resident import Resident, around, count_differing, map_one
+
+ALGORITHM = 1
+"""Raised whenever a change here or below can change a label."""
+
+_SEAM = 128
+"""Side in pixels of the window that is computed again across a corner of tiles."""
+
+_ROUNDING = 1e-3
+"""Share of labels that may differ where windows of two shapes round differently."""
+
+_CACHE_BYTES = 128_000_000
+"""GDAL's block cache while a map is published."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        done: tiles that are stored.
+        resumed: how many of them an earlier process stored.
+        tiles: how many there are.
+        tile_pixels: pixels of the scene that a tile owns, on average.
+    """
+
+    done: int
+    resumed: int
+    tiles: int
+    tile_pixels: float
+
+
+Watcher = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run that has its engine, its folder and its workers."""
+
+    ready: Preparation
+    engine: Engine
+    staged: Staging
+    runner: Runner[Resident]
+
+    @property
+    def job(self) -> Job:
+        """What every tile needs to know."""
+        return Job(self.ready.scene, self.ready.plan, self.staged, NODATA)
+
+    @property
+    def file(self) -> Path:
+        """The finished map before it gets the output's name."""
+        output = self.ready.output
+        return self.staged.scratch / output.name if output.suffix == ".tif" else self.staged.store
+
+    @property
+    def is_published(self) -> bool:
+        """Whether an earlier process ended between publishing the map and cleaning up."""
+        return self._verified.exists() and self.ready.output.exists() and not self.file.exists()
+
+    @property
+    def _verified(self) -> Path:
+        return self.staged.folder / "verified"
+
+    def receipts(self) -> Iterator[Receipt]:
+        """The receipts of all tiles, in the plan's order."""
+        for tile in self.ready.plan.tiles():
+            receipt = self.staged.receipt(tile.row, tile.column)
+            if receipt is None:
+                raise StorageError(
+                    f"tile {tile.name} has lost its receipt in {self.staged.folder}; "
+                    "type the same command again"
+                )
+            yield receipt
+
+    def map_missing(self, watch: Watcher) -> Iterator[Receipt]:
+        """Maps the tiles that aren't stored yet; gives their receipts as they come."""
+        plan = self.ready.plan
+        resumed = fresh = 0
+
+        def tell() -> None:
+            tiles = len(plan)
+            watch(Progress(resumed + fresh, resumed, tiles, plan.grid.pixels / tiles))
+
+        def missing() -> Iterator[Tile]:
+            nonlocal resumed
+            for tile in plan.tiles():
+                if is_stored(self.job, tile):
+                    resumed += 1
+                    tell()
+                else:
+                    yield tile
+
+        for receipt in self.runner.map(partial(map_one, self.job, self.engine), missing()):
+            fresh += 1
+            tell()
+            yield receipt
+
+    def check_seam(self) -> SeamCheck | None:
+        """Computes a window across a corner of tiles again; None where there is no corner.
+
+        Raises:
+            VerificationError: more labels differ than rounding explains.
+        """
+        plan = self.ready.plan
+        if len(plan) == 1:
+            return None
+        row = plan.rows.count // 2 * plan.side
+        column = plan.columns.count // 2 * plan.side
+        core = around(plan, row, column, _SEAM)
+        store = LabelStore(self.staged.store)
+        compare = partial(count_differing, self.ready.scene, plan, store, self.engine)
+        differing = self.runner.call(partial(compare, core=core))
+        if differing > _ROUNDING * core.pixels:
+            raise VerificationError(
+                f"{differing} of {core.pixels} labels around row {row}, column {column} change "
+                "with the window they are computed from, none should; please report this model"
+            )
+        return SeamCheck(core.pixels, differing)
+
+    def publish(self, counts: dict[int, ClassCount], *, style: bool, overwrite: bool) -> None:
+        """Puts the map under the output's name."""
+        ready, store = self.ready, LabelStore(self.staged.store)
+        pixels = {value: count.pixels for value, count in counts.items()}
+        cog = ready.output.suffix == ".tif"
+        if cog and not self._verified.exists():
+            storage.make_folder(self.staged.scratch)
+            write_cog(
+                store,
+                ready.plan.grid,
+                ready.legend,
+                self.file,
+                self.staged.scratch,
+                counts=pixels,
+                tags=provenance(ready, self.engine),
+                cache_bytes=_CACHE_BYTES,
+            )
+        storage.write(self._verified, b"")
+        publish = publish_cog if cog else publish_zarr
+        publish(self.file, ready.output, ready.legend, pixels, style=style, overwrite=overwrite)
+
+
+def fingerprint_of(ready: Preparation, engine: Engine, zarr_format: int) -> Fields:
+    """What decides the bytes of the map."""
+    return {
+        "input": ready.scene.identity(),
+        "model": {"name": ready.model.card.name, "sha256": ready.model.digest},
+        "options": {
+            "bands": list(ready.scene.band_names),
+            "format": f"zarr {zarr_format}" if ready.output.suffix == ".zarr" else "cog",
+            "tile": ready.plan.side,
+        },
+        "engine": {**engine.to_dict(), "algorithm": ALGORITHM, "torch": version("torch")},
+        "plan": ready.plan.digest,
+    }
+
+
+def create_store(ready: Preparation, engine: Engine, zarr_format: int, path: Path) -> None:
+    """An empty map with its grid and its legend."""
+    create(
+        path,
+        ready.plan.grid,
+        ready.legend,
+        side=ready.plan.side,
+        attributes=provenance(ready, engine),
+        zarr_format=3 if zarr_format == 3 and ready.output.suffix == ".zarr" else 2,
+    )
+
+
+def provenance(ready: Preparation, engine: Engine) -> dict[str, str]:
+    """What a map says of its origin; the same for every tile side and every cluster."""
+    footprint = ready.model.footprint
+    return {
+        "SEGPIPE_VERSION": version("segpipe"),
+        "SEGPIPE_MODEL": ready.model.card.name,
+        "SEGPIPE_MODEL_SHA256": ready.model.digest,
+        "SEGPIPE_PRECISION": engine.precision,
+        "SEGPIPE_DEVICE": engine.device.partition(":")[0],
+        "SEGPIPE_FOOTPRINT": (
+            f"stride {footprint.stride}, top {footprint.top}, left {footprint.left}, "
+            f"bottom {footprint.bottom}, right {footprint.right}"
+        ),
+        "SEGPIPE_EXACT": "exact"
+        if footprint.exact
+        else f"approximate: {'; '.join(footprint.reasons)}",
+    }

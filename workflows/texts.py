@@ -1,0 +1,137 @@
+"""What the commands print for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from segpipe.pipeline.budget import readable
+
+if TYPE_CHECKING:  # --help needn't wait for torch
+    from segpipe.models.footprint import Footprint
+    from segpipe.workflows.catalogue import Catalogue
+    from segpipe.workflows.inspect import Inspection
+    from segpipe.workflows.plan import PlanReport
+    from segpipe.workflows.report import Report
+    from segpipe.workflows.verify import Verification
+
+Row = Sequence[str]
+
+
+def report(found: Report) -> str:
+    """A published map."""
+    resumed = f", {found.tiles_resumed} of them from before" if found.tiles_resumed else ""
+    engine = found.engine
+    agreement = (
+        ""
+        if engine.agreement is None
+        else f" ({engine.agreement:.2%} of a sample's labels are those of fp32)"
+    )
+    lines = [
+        f"{found.output}",
+        "",
+        f"  {found.tiles} tiles of {found.tile} pixels{resumed}; {found.seconds.total:.1f} s, "
+        f"{found.megapixels_per_second:.2f} Mpx/s, {readable(found.peak_rss_bytes)} of memory",
+        f"  {found.model} on {engine.device} in {engine.precision}{agreement}",
+        f"  {_exactness(found.footprint)}",
+        "",
+    ]
+    rows: list[Row] = [("value", "class", "pixels", "share", "area")]
+    for name, count in found.classes.items():
+        share = count.pixels / max(found.valid_pixels, 1)
+        area = "" if count.area_m2 is None else f"{count.area_m2 / 1e6:,.2f} km2"
+        rows.append((str(count.value), name, f"{count.pixels:,}", f"{share:.1%}", area))
+    missing = found.pixels - found.valid_pixels
+    rows.append(("255", "(no data)", f"{missing:,}", "", ""))
+    return "\n".join(lines) + _table(rows)
+
+
+def plan(found: PlanReport) -> str:
+    """What a run would do."""
+    margin = found.margin
+    return _table(
+        [
+            ("output", str(found.output)),
+            ("tiles", f"{found.tiles} of {found.tile} x {found.tile} pixels"),
+            ("each reads", f"{found.read[0]} x {found.read[1]} pixels"),
+            (
+                "margin",
+                f"top {margin.top}, left {margin.left}, bottom {margin.bottom}, "
+                f"right {margin.right}",
+            ),
+            ("extra work", f"{found.extra_work:.2f} pixels computed for each pixel of the scene"),
+            ("memory", f"{readable(found.memory_bytes)} a worker"),
+            ("disk", f"{readable(found.disk_bytes)} at most"),
+            ("time", f"about {_duration(found.seconds)} on this machine"),
+            ("network", _exactness(found.footprint)),
+        ]
+    )
+
+
+def inspection(found: Inspection) -> str:
+    """A model."""
+    card, metrics = found.card, found.card.metrics
+    rows: list[Row] = [
+        ("model", card.name),
+        ("parameters", f"{found.parameters:,}"),
+        ("bands", ", ".join(card.bands)),
+        ("classes", ", ".join(f"{info.value} {info.name}" for info in card.classes)),
+        ("network", _exactness(found.footprint)),
+        ("licence", card.licence),
+        ("trained on", card.training_data),
+        ("about", card.description),
+    ]
+    rows += [
+        (name.replace("_", " "), f"{value:.3f}")
+        for name, value in metrics.items()
+        if isinstance(value, float)
+    ]
+    return _table([row for row in rows if row[1]])
+
+
+def catalogue(found: Catalogue) -> str:
+    """What is bundled and what can be built."""
+    lines = ["Bundled, ready to run:", *(f"  {name}" for name in found.bundled), ""]
+    lines += ["Architectures, for `segpipe train --architecture` and `segpipe inspect`:"]
+    rows = [(name, summary) for name, summary in found.architectures.items()]
+    return "\n".join(lines) + "\n" + _table(rows)
+
+
+def verification(found: Verification) -> str:
+    """What was compared and what differed."""
+    verdict = "the map holds" if found.holds else "the map does not hold"
+    return (
+        f"{found.windows} windows, {found.pixels:,} labels compared, "
+        f"{found.differing:,} differ: {verdict}"
+    )
+
+
+def _exactness(footprint: Footprint) -> str:
+    if not footprint.exact:
+        return f"approximate, for {'; '.join(footprint.reasons)}"
+    return (
+        f"exact; stride {footprint.stride}, a pixel sees {footprint.top} up, {footprint.left} "
+        f"left, {footprint.bottom} down, {footprint.right} right"
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+def _table(rows: Sequence[Row]) -> str:
+    """Columns that line up; numbers to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  "
+        + "  ".join(_cell(cell, width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+def _cell(text: str, width: int) -> str:
+    number = text[:1].isdigit() and text[-1:] in "0123456789%2"
+    return text.rjust(width) if number else text.ljust(width)

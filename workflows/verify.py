@@ -1,0 +1,126 @@
+"""Whether a map holds what the network says."""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segpipe.models.predictor import Engine
+from segpipe.pipeline.errors import InputRefusedError, VerificationError
+from segpipe.pipeline.execution import Serial
+from segpipe.pipeline.plan import CHUNK, Plan
+from segpipe.pipeline.scene import Scene, open_scene
+from segpipe.pipeline.window import Window
+from segpipe.workflows.catalogue import Model
+from segpipe.workflows.plan import prepare
+from segpipe.workflows.resident import Resident, decide_engine, recompute
+
+_GPU_TOLERANCE = 1e-3
+"""Share of labels that a GPU may round differently in windows of another shape."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What was compared and what differed."""
+
+    output: Path
+    windows: int
+    pixels: int
+    differing: int
+    tolerance: float
+    first: str | None
+
+    @property
+    def holds(self) -> bool:
+        """Whether no more labels differ than may."""
+        return self.differing <= self.tolerance * self.pixels
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as `segpipe verify --json` prints it."""
+        return {**asdict(self), "output": str(self.output), "holds": self.holds}
+
+    def require(self) -> None:
+        """Passes if the map holds.
+
+        Raises:
+            VerificationError: it doesn't.
+        """
+        if not self.holds:
+            raise VerificationError(
+                f"{self.differing} of {self.pixels} labels of {self.output} aren't what the "
+                f"network says, the first around {self.first}; at most "
+                f"{self.tolerance:.1%} may differ: map the scene again with --overwrite"
+            )
+
+
+def verify(
+    scene: str | Path,
+    output: str | Path,
+    *,
+    model: Model | None = None,
+    bands: Sequence[str | int] | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    windows: int | None = 16,
+    tolerance: float | None = None,
+    seed: int = 0,
+) -> Verification:
+    """Compares windows of a map with the network's answer on the same pixels of the scene.
+
+    Each window is computed with twice the margin that the plan asks for, so that a margin which
+    is too small shows as well.
+
+    Args:
+        scene: the raster that was mapped.
+        output: the map, a GeoTIFF or a Zarr store.
+        model, bands, device, precision: as `run` had them.
+        windows: how many windows of 256 pixels, drawn by `seed`; None for all.
+        tolerance: share of labels that may differ; 0 on a CPU and 0.001 elsewhere by default.
+        seed: decides which windows are drawn.
+
+    Raises:
+        InputRefusedError: the map isn't on the scene's pixels.
+    """
+    ready = prepare(scene, model=model, output=output, bands=bands, tile=CHUNK, memory=None)
+    labels = open_scene(output, ["1"])
+    if labels.grid.shape != ready.scene.grid.shape:
+        raise InputRefusedError(
+            f"{output} has {labels.grid.shape} pixels and {scene} has {ready.scene.grid.shape}; "
+            "name the scene that was mapped"
+        )
+    local = Serial(Resident(ready.tiled, ready.model.card))
+    chosen = local.call(partial(decide_engine, ready.scene, ready.plan, device, precision))
+    allowed = tolerance
+    if allowed is None:
+        allowed = 0.0 if chosen.device == "cpu" else _GPU_TOLERANCE
+    cores = list(_drawn(ready.plan, windows, seed))
+    compare = partial(_count, ready.scene, labels, ready.plan, chosen)
+    counts = list(local.map(compare, cores))
+    wrong = next((core for core, count in zip(cores, counts, strict=True) if count), None)
+    return Verification(
+        output=Path(output),
+        windows=len(cores),
+        pixels=sum(core.pixels for core in cores),
+        differing=sum(counts),
+        tolerance=allowed,
+        first=None if wrong is None else f"row {wrong.top}, column {wrong.left}",
+    )
+
+
+def _drawn(plan: Plan, windows: int | None, seed: int) -> Iterator[Window]:
+    if windows is None or windows >= len(plan):
+        yield from (tile.core for tile in plan.tiles())
+        return
+    for index in sorted(random.Random(seed).sample(range(len(plan)), windows)):
+        yield plan.tile(*divmod(index, plan.columns.count)).core
+
+
+def _count(
+    scene: Scene, labels: Scene, plan: Plan, engine: Engine, resident: Resident, core: Window
+) -> int:
+    stored, _ = labels.read(core)
+    return int(np.count_nonzero(stored[0] != recompute(scene, plan, engine, resident, core)))
