@@ -5,11 +5,14 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segpipe.models import alexnet, googlenet, vgg
+from segpipe.models.alexnet import AlexNet
 from segpipe.models.errors import ModelError
+from segpipe.models.googlenet import GoogLeNet
 from segpipe.models.layers import Upsampling, conv_norm_relu, score_layer
 from segpipe.models.network import Network
 from segpipe.models.resnet import RESNET50, ResNet
-from segpipe.models.vgg import CHANNELS, VGG16
+from segpipe.models.vgg import VGG16
 
 
 class FCN(Network):
@@ -30,7 +33,6 @@ class FCN(Network):
         self,
         encoder: nn.Module,
         channels: Mapping[int, int],
-        *,
         finest: int,
         classes: int,
         upsampling: str,
@@ -78,21 +80,26 @@ class FCNResNet50(Network):
         return F.interpolate(scores, scale_factor=8, mode="bilinear", align_corners=False)
 
 
+def fcn32s_alexnet(bands: int, classes: int, *, upsampling: str = "learned") -> Network:
+    """FCN-32s over AlexNet: one upsampling from conv7."""
+    return FCN(AlexNet(bands), alexnet.CHANNELS, 32, classes, upsampling)
+
+
+def fcn32s_googlenet(bands: int, classes: int, *, upsampling: str = "learned") -> Network:
+    """FCN-32s over GoogLeNet: one upsampling from the last pooling."""
+    return FCN(GoogLeNet(bands), googlenet.CHANNELS, 32, classes, upsampling)
+
+
 def fcn32s_vgg16(bands: int, classes: int, *, upsampling: str = "learned") -> Network:
     """FCN-32s over VGG16: one upsampling from conv7."""
-    return _over_vgg16(bands, classes, 32, upsampling)
+    return FCN(VGG16(bands), vgg.CHANNELS, 32, classes, upsampling)
 
 
 def fcn16s_vgg16(bands: int, classes: int, *, upsampling: str = "learned") -> Network:
     """FCN-16s over VGG16: conv7 and pool4."""
-    return _over_vgg16(bands, classes, 16, upsampling)
+    return FCN(VGG16(bands), vgg.CHANNELS, 16, classes, upsampling)
 
 
 def fcn8s_vgg16(bands: int, classes: int, *, upsampling: str = "learned") -> Network:
     """FCN-8s over VGG16: conv7, pool4 and pool3."""
-    return _over_vgg16(bands, classes, 8, upsampling)
-
-
-def _over_vgg16(bands: int, classes: int, finest: int, upsampling: str) -> Network:
-    encoder = VGG16(bands)
-    return FCN(encoder, CHANNELS, finest=finest, classes=classes, upsampling=upsampling)
+    return FCN(VGG16(bands), vgg.CHANNELS, 8, classes, upsampling)

@@ -8,7 +8,14 @@ from types import MappingProxyType
 from segpipe.models.compact import CompactFCN
 from segpipe.models.deeplab import DeepLabV3ResNet50
 from segpipe.models.errors import ModelError
-from segpipe.models.fcn import FCNResNet50, fcn8s_vgg16, fcn16s_vgg16, fcn32s_vgg16
+from segpipe.models.fcn import (
+    FCNResNet50,
+    fcn8s_vgg16,
+    fcn16s_vgg16,
+    fcn32s_alexnet,
+    fcn32s_googlenet,
+    fcn32s_vgg16,
+)
 from segpipe.models.layers import require
 from segpipe.models.network import Architecture, Network, Option
 from segpipe.models.segnet import SegNetVGG16
@@ -20,7 +27,7 @@ MOST_CLASSES = 255
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A builder (bands, classes, and its options by keyword), what it builds, and its stride."""
+    """A builder (bands, classes, and its options by keyword), and what it builds."""
 
     builder: Callable[..., Network]
     summary: str
@@ -37,6 +44,8 @@ ARCHITECTURES: Mapping[str, Entry] = MappingProxyType(
         "fcn32s-vgg16": Entry(fcn32s_vgg16, "FCN-32s over VGG16"),
         "fcn16s-vgg16": Entry(fcn16s_vgg16, "FCN-16s over VGG16: one skip"),
         "fcn8s-vgg16": Entry(fcn8s_vgg16, "FCN-8s over VGG16: two skips"),
+        "fcn32s-alexnet": Entry(fcn32s_alexnet, "FCN-32s over AlexNet"),
+        "fcn32s-googlenet": Entry(fcn32s_googlenet, "FCN-32s over GoogLeNet"),
         "segnet-vgg16": Entry(SegNetVGG16, "SegNet over VGG16: max-unpooling"),
         "fcn-compact": Entry(CompactFCN, "a small FCN with skips, quick on a CPU"),
         "unet": Entry(UNet, "U-Net of any depth and width"),

@@ -9,7 +9,7 @@ from segpipe.models.layers import Upsampling, bilinear_kernel
 from segpipe.models.network import Network
 from segpipe.models.registry import ARCHITECTURES, MOST_BANDS, build, create, names
 
-STRIDES = {"unet": 16, "fcn-resnet50": 8, "deeplabv3-resnet50": 8}
+STRIDES = {"fcn-compact": 8, "unet": 16, "fcn-resnet50": 8, "deeplabv3-resnet50": 8}
 
 
 def meta(name: str, bands: int = 3, classes: int = 21, **options: int | str) -> Network:
@@ -81,6 +81,39 @@ def test_fcn_over_vgg16_is_its_encoder_its_scores_and_its_upsamplings(
 
 def test_fcn8s_without_learned_upsampling_has_the_published_size() -> None:
     assert size(meta("fcn8s-vgg16", upsampling="fixed")) == 134_362_751
+
+
+def test_the_other_encoders_of_the_paper_have_the_published_sizes() -> None:
+    assert size(meta("fcn32s-alexnet", upsampling="fixed")) == 56_954_261
+    assert size(part(meta("fcn32s-googlenet"), "encoder")) == 5_973_552
+
+
+@pytest.mark.parametrize(
+    ("name", "field"), [("fcn32s-alexnet", 355), ("fcn32s-vgg16", 404), ("fcn32s-googlenet", 907)]
+)
+def test_a_unit_sees_the_published_field_around_the_middle_of_its_block(
+    name: str, field: int
+) -> None:
+    encoder = part(build(name, 1, 1), "encoder").eval()
+    average(encoder)
+    image = torch.ones(1, 1, 32, 1152, requires_grad=True)
+    encoder(image)[32][..., 18].sum().backward()
+    assert image.grad is not None
+    seen = image.grad[0, 0].any(dim=0).nonzero()
+    first, last = int(seen.min()), int(seen.max())
+    assert last - first + 1 == field
+    assert abs((first + last) / 2 - (18 * 32 + 15.5)) <= 0.5
+
+
+def average(module: nn.Module) -> None:
+    """Takes means for maxima and equal weights, so that every pixel of the field counts."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.MaxPool2d):
+            numbers = child.kernel_size, child.stride, child.padding, child.ceil_mode
+            setattr(module, name, nn.AvgPool2d(*numbers))
+        elif isinstance(child, nn.Conv2d):
+            nn.init.constant_(child.weight, 1 / child.weight[0].numel())
+        average(child)
 
 
 def test_resnets_have_the_sizes_that_he_and_others_give() -> None:
@@ -157,4 +190,4 @@ def test_what_cannot_be_built_is_refused(
     name: str, bands: int, classes: int, options: dict[str, int | str], message: str
 ) -> None:
     with pytest.raises(ModelError, match=message):
-        build(name, bands, classes, **options)
+        meta(name, bands, classes, **options)
