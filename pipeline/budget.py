@@ -83,7 +83,7 @@ def disk_bytes(plan: Plan, *, cog: bool) -> int:
     return int(plan.grid.pixels * _STORED * (1 + 1 + 4 / 3 if cog else 1))
 
 
-def require_space(plan: Plan, scene_bytes: int, pixel_bytes: int, output: Path, need: int) -> None:
+def require_space(plan: Plan, scene: str, pixel_bytes: int, output: Path, need: int) -> None:
     """Refuses a run that can't end because its disk is too small.
 
     Raises:
@@ -93,12 +93,14 @@ def require_space(plan: Plan, scene_bytes: int, pixel_bytes: int, output: Path, 
     free = free_bytes(output.parent)
     if need <= free:
         return
-    grid = plan.grid
-    if grid.pixels * pixel_bytes > _PLAUSIBLE * max(scene_bytes, 1):
+    grid, file = plan.grid, Path(scene)
+    claimed = grid.pixels * pixel_bytes
+    # A VRT and a Zarr folder hold no pixels of their own.
+    if file.is_file() and file.suffix != ".vrt" and claimed > _PLAUSIBLE * file.stat().st_size:
         raise InputRefusedError(
-            f"the scene claims {grid.height} x {grid.width} pixels, "
-            f"{readable(grid.pixels * pixel_bytes)}, in a file of {readable(scene_bytes)}; "
-            "it is damaged or made to do harm: check it with gdalinfo"
+            f"{scene} claims {grid.height} x {grid.width} pixels, {readable(claimed)}, in a file "
+            f"of {readable(file.stat().st_size)}; it is damaged or made to do harm: check it with "
+            "gdalinfo"
         )
     raise StorageError(
         f"the map may need {readable(need)} in {output.parent} and {readable(free)} are free; "

@@ -17,12 +17,13 @@ from typing import Any, Generic, Protocol, TypeVar
 from dask import config
 from distributed import Client, LocalCluster, WorkerPlugin, as_completed, get_worker
 from distributed.client import FutureCancelledError
-from distributed.comm import CommClosedError
+from distributed.comm.core import CommClosedError
 from distributed.scheduler import KilledWorker
 
 from segpipe.pipeline.errors import ClusterError, TilesFailedError
 
 Resident = TypeVar("Resident")
+Held = TypeVar("Held", covariant=True)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -33,15 +34,15 @@ _PATIENCE = 10
 _LOST = (CommClosedError, FutureCancelledError, asyncio.CancelledError, TimeoutError)
 
 
-class Runner(Protocol[Resident]):
+class Runner(Protocol[Held]):
     """Calls functions with the resident of a worker process."""
 
-    def call(self, function: Callable[[Resident], Result]) -> Result:
+    def call(self, function: Callable[[Held], Result]) -> Result:
         """What the function gives on one worker."""
         ...
 
     def map(
-        self, function: Callable[[Resident, Item], Result], items: Iterable[Item]
+        self, function: Callable[[Held, Item], Result], items: Iterable[Item]
     ) -> Iterator[Result]:
         """What the function gives for each item, in the order in which they are finished."""
         ...
@@ -64,7 +65,7 @@ class Serial(Generic[Resident]):
         return (function(self.resident, item) for item in items)
 
 
-class _Residence(WorkerPlugin):  # type: ignore[misc]  # distributed has no types
+class _Residence(WorkerPlugin):
     """Keeps the resident in a worker process."""
 
     def __init__(self, name: str, resident: object) -> None:
@@ -229,8 +230,9 @@ def existing(
 
 
 def _on_worker(name: str, function: Callable[[Resident, Item], Result], item: Item) -> Result:
-    residence: _Residence = get_worker().plugins[name]
-    return function(residence.resident, item)  # type: ignore[arg-type]
+    residence = get_worker().plugins[name]
+    resident: Resident = residence.resident  # type: ignore[attr-defined]
+    return function(resident, item)
 
 
 def _ignore_item(

@@ -25,7 +25,7 @@ _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 @click.group(context_settings=_HELP)
 @click.version_option(version("segpipe"), prog_name="segpipe")
 def cli() -> None:
-    """Maps rasters of any size with fully convolutional networks, exactly.
+    r"""Maps rasters of any size with fully convolutional networks, exactly.
 
     The network is run on overlapping tiles. The overlap is read from the network itself, so that
     the map equals the one that a single pass over the whole image would give, label for label.
@@ -75,7 +75,7 @@ def cli() -> None:
 @options.as_json
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 def run(scenes: tuple[str, ...], as_json: bool, quiet: bool, **arguments: Any) -> None:
-    """Map each SCENE and publish the map.
+    r"""Map each SCENE and publish the map.
 
     A run that was stopped, however it was stopped, goes on where it was when the same command is
     typed again, and ends with the same bytes.
@@ -91,10 +91,11 @@ def run(scenes: tuple[str, ...], as_json: bool, quiet: bool, **arguments: Any) -
     if len(scenes) > 1 and arguments["output"]:
         raise click.UsageError("-o names one output and there are several scenes; leave it out")
     arguments["zarr_format"] = int(arguments["zarr_format"])
-    watch = {} if quiet or as_json else {"watch": ProgressPrinter()}
+    if not (quiet or as_json):
+        arguments["watch"] = ProgressPrinter()
     reports = []
     for scene in scenes:
-        report = run_scene(scene, **arguments, **watch)
+        report = run_scene(scene, **arguments)
         reports.append(report.to_dict())
         _warn(report.warnings)
         if not as_json:

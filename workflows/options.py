@@ -1,5 +1,7 @@
 """Options that several commands share, each written once."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,7 +11,7 @@ import click
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-class TileSide(click.ParamType):
+class TileSide(click.ParamType[str | int]):
     """`auto`, or a multiple of 256."""
 
     name = "auto|N"
@@ -26,7 +28,7 @@ class TileSide(click.ParamType):
             self.fail(f"{value} is neither auto nor a number", param, ctx)
 
 
-class Names(click.ParamType):
+class Names(click.ParamType[list[str]]):
     """Words between commas."""
 
     name = "A,B,..."

@@ -4,12 +4,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from segpipe.models.blend import TiledNetwork, as_tiled
-from segpipe.models.footprint import Footprint, activation_bytes
+from segpipe.models.blend import Blended, TiledNetwork, as_tiled
+from segpipe.models.engine import Precision
+from segpipe.models.footprint import Footprint
+from segpipe.models.liveness import activation_bytes
 from segpipe.models.package import SegmentationModel
 from segpipe.models.predictor import choose_engine
 from segpipe.pipeline import budget
@@ -90,7 +92,7 @@ def plan(
     bands: Sequence[str | int] | None = None,
     tile: str | int = "auto",
     device: str = "auto",
-    precision: str = "auto",
+    precision: Precision | Literal["auto"] = "auto",
     memory: str | None = None,
 ) -> PlanReport:
     """What `run` with the same options would do; writes nothing.
@@ -154,7 +156,7 @@ def prepare(
         )
     target = _output(Path(scene), output)
     disk = budget.disk_bytes(cut, cog=target.suffix == ".tif")
-    budget.require_space(cut, source.stored_bytes, source.bytes_per_pixel, target, disk)
+    budget.require_space(cut, source.path, source.bytes_per_pixel, target, disk)
     return Preparation(source, found, tiled, cut, target, costs.of(cut), disk)
 
 
@@ -176,21 +178,29 @@ def _output(scene: Path, output: str | Path | None) -> Path:
 
 def _costs(model: SegmentationModel, tiled: TiledNetwork, scene: Scene) -> budget.Costs:
     weights = sum(tensor.nbytes for tensor in model.network.state_dict().values())
-    bands = len(model.card.bands)
+    bands, classes = len(model.card.bands), len(model.card.classes)
+    network = tiled.network
+    activations = activation_bytes(model.network, bands)
+    # The device holds a second copy of the weights, in its own precision and layout.
+    fixed = _PROCESS_BYTES + 2 * weights
+    if isinstance(network, Blended):
+        # Its windows come one by one; only the blended scores cover the tile.
+        fixed += int(activations * network.window**2)
+        activations = 8.0 * classes
     return budget.Costs(
-        # The device holds a second copy of the weights, in its own precision and layout.
-        fixed=_PROCESS_BYTES + 2 * weights,
+        fixed=fixed,
         # Normalised bands and the mask stand beside the activations.
-        computed=activation_bytes(tiled.network, bands) + 8 * bands + 1,
+        computed=activations + 8 * bands + 1,
         held=scene.bytes_per_pixel + 2,
         threads=THREADS,
     )
 
 
-def _expected_seconds(ready: Preparation, device: str, precision: str) -> float:
+def _expected_seconds(
+    ready: Preparation, device: str, precision: Precision | Literal["auto"]
+) -> float:
     side = max(CHUNK, ready.tiled.stride)
-    bands = ready.scene.bands
-    pixels = np.ones((bands, side, side), ready.scene.dtype)
+    pixels = np.ones((len(ready.scene.band_indexes), side, side), ready.scene.dtype)
     valid = np.ones((side, side), np.bool_)
     resident = Resident(ready.tiled, ready.model.card)
     engine = choose_engine(

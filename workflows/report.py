@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from segpipe.models.engine import Engine
 from segpipe.models.footprint import Footprint
-from segpipe.models.predictor import Engine
 
 
 @dataclass(frozen=True, slots=True)

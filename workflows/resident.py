@@ -3,13 +3,15 @@
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.models.blend import TiledNetwork
 from segpipe.models.card import NODATA, ModelCard
-from segpipe.models.predictor import Engine, TorchPredictor, choose_engine
+from segpipe.models.engine import Engine, Precision
+from segpipe.models.predictor import TorchPredictor, choose_engine
 from segpipe.pipeline.label_store import LabelStore
 from segpipe.pipeline.mapping import Job, label, map_tile
 from segpipe.pipeline.plan import Margin, Plan, Tile
@@ -47,7 +49,11 @@ class Resident:
 
 
 def decide_engine(
-    scene: Scene, plan: Plan, device: str, precision: str, resident: Resident
+    scene: Scene,
+    plan: Plan,
+    device: str,
+    precision: Precision | Literal["auto"],
+    resident: Resident,
 ) -> Engine:
     """How the worker computes: what was asked for, or what the hardware does well and rightly."""
     reads = (scene.read(plan.reads(core)) for core in _samples(plan))

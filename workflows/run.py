@@ -6,7 +6,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
+from segpipe.models.engine import Precision
 from segpipe.pipeline.errors import FingerprintMismatchError
 from segpipe.pipeline.execution import Runner, embedded, existing
 from segpipe.pipeline.mapping import peak_rss, this_process
@@ -32,7 +34,7 @@ def run(
     bands: Sequence[str | int] | None = None,
     tile: str | int = "auto",
     device: str = "auto",
-    precision: str = "auto",
+    precision: Precision | Literal["auto"] = "auto",
     engine: str = "auto",
     scheduler: str | None = None,
     scheduler_file: str | None = None,

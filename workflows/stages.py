@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from segpipe.models.card import NODATA
-from segpipe.models.predictor import Engine
+from segpipe.models.engine import Engine
 from segpipe.pipeline import storage
 from segpipe.pipeline.cog import write_cog
 from segpipe.pipeline.errors import StorageError, VerificationError

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from segpipe.models.predictor import Engine
+from segpipe.models.engine import Engine, Precision
 from segpipe.pipeline.errors import InputRefusedError, VerificationError
 from segpipe.pipeline.execution import Serial
 from segpipe.pipeline.plan import CHUNK, Plan
@@ -64,7 +64,7 @@ def verify(
     model: Model | None = None,
     bands: Sequence[str | int] | None = None,
     device: str = "auto",
-    precision: str = "auto",
+    precision: Precision | Literal["auto"] = "auto",
     windows: int | None = 16,
     tolerance: float | None = None,
     seed: int = 0,
