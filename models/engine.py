@@ -1,8 +1,10 @@
 """On which device, with which numbers and with how many threads a network runs."""
 
+import os
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
+import psutil
 import torch
 
 from segpipe.models.errors import DeviceError
@@ -55,8 +57,15 @@ class Engine:
 
 
 def default_threads() -> int:
-    """How many threads a network uses on this machine: a fresh process's choice, one a core."""
-    return torch.get_num_threads()
+    """How many threads a network uses on this machine: one for each core this process may use.
+
+    Not torch's own count, which is 1 in the workers that Dask starts with OMP_NUM_THREADS=1.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        usable = len(os.sched_getaffinity(0))
+    else:
+        usable = os.cpu_count() or 1
+    return min(psutil.cpu_count(logical=False) or usable, usable)
 
 
 def find_device(wanted: str) -> str:

@@ -39,7 +39,7 @@ def _pairs(network: nn.Module, sample: Tensor) -> list[tuple[Convolution, nn.Bat
         runs[module] += 1
         # The type itself: a subclass may compute something else.
         if type(module) is nn.Conv2d or type(module) is nn.ConvTranspose2d:
-            made[id(output)] = (module, output)  # kept alive, so that its id stays its own
+            made[id(output)] = (module, output)
         elif type(module) is nn.BatchNorm2d and id(inputs[0]) in made:
             found.append((made[id(inputs[0])][0], module, id(inputs[0])))
 
@@ -70,6 +70,7 @@ class _Readers(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.of: Counter[int] = Counter()
+        self._kept: list[Tensor] = []  # so that no later tensor takes the id of one that is gone
 
     def __torch_function__(
         self,
@@ -80,8 +81,9 @@ class _Readers(TorchFunctionMode):
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         if any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)):
-            read = tree_leaves((args, kwargs))
-            self.of.update({id(leaf) for leaf in read if isinstance(leaf, Tensor)})
+            read = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+            self.of.update({id(leaf) for leaf in read})
+            self._kept += read
         return result
 
 

@@ -16,6 +16,8 @@ from segpipe.models.engine import Engine, Precision, default_threads, find_devic
 from segpipe.models.errors import DeviceError, ModelError
 from segpipe.models.folding import fold
 
+__all__ = ["MINIMUM_AGREEMENT", "Engine", "Precision", "TorchPredictor", "choose_engine"]
+
 MINIMUM_AGREEMENT = 0.999
 """Share of a sample's labels that must be the same in fp32 before another precision is chosen."""
 

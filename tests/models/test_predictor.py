@@ -1,6 +1,8 @@
 """Labels of the predictor are those of one plain pass in fp32 over the whole image."""
 
 import pickle
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -320,6 +322,14 @@ def test_a_device_that_is_not_there_is_refused(device: str) -> None:
 def test_engines_that_cannot_be_are_refused(precision: str, threads: int) -> None:
     with pytest.raises(DeviceError, match="got"):
         Engine(precision=precision, threads=threads)  # type: ignore[arg-type]
+
+
+def test_threads_are_counted_alike_where_dask_has_set_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = engines.default_threads()
+    code = "from segpipe.models.engine import default_threads; print(default_threads())"
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(found.stdout) == expected >= 1
 
 
 def test_an_engine_is_json() -> None:
