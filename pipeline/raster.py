@@ -175,13 +175,13 @@ class _Vetting:
         """What GDAL shall open in place of `path`: the same, or for a VRT its rewritten XML."""
         if path in self._targets:
             return self._targets[path]
-        if depth > _VRT_DEPTH:
-            raise InputRefusedError(
-                f"{path}: VRTs are nested deeper than {_VRT_DEPTH}, or in a circle; "
-                f"write the inner ones as GeoTIFF: gdal_translate IN.vrt OUT.tif"
-            )
         self.files.append(path)
         if sniff(path) == "VRT":
+            if depth >= _VRT_DEPTH:
+                raise InputRefusedError(
+                    f"{path}: VRTs are nested deeper than {_VRT_DEPTH}, or in a circle; "
+                    f"write the inner ones as GeoTIFF: gdal_translate IN.vrt OUT.tif"
+                )
             target = vrt.rewrite(path, lambda source: self.vet(source, depth + 1))
         else:
             target = str(path)
@@ -359,8 +359,8 @@ def _open(target: str, driver: str) -> Any:
 
 @contextmanager
 def _opened(target: str, driver: str) -> Iterator[Any]:
-    with _environment(), _open(target, driver) as dataset, warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+    # rasterio tries whether nodata fits the dtype by an overflowing cast.
+    with _environment(), _open(target, driver) as dataset, np.errstate(over="ignore"):
         yield dataset
 
 

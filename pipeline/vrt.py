@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 from segpipe.pipeline.errors import InputRefusedError
 
 MAX_BYTES = 16 << 20
-"""No VRT, with the ones inside it, is larger."""
+"""Neither a VRT nor what is put into it is larger."""
 
 _RECT = ("xOff", "yOff", "xSize", "ySize")
 _COMMON = ("SourceFilename", "SourceBand", "SourceProperties", "SrcRect", "DstRect")
@@ -76,12 +76,19 @@ def rewrite(path: Path, source: Callable[[Path], str]) -> str:
     Raises:
         InputRefusedError: the file isn't a VRT, or asks for what isn't allowed.
     """
-    text = _serialise(_copy(path, _parse(path), source))
-    if len(text) > MAX_BYTES:
-        raise InputRefusedError(
-            f"{path}: the VRT with those inside it takes more than {MAX_BYTES >> 20} MiB; {_REMEDY}"
-        )
-    return text
+    size = 0
+
+    def counted(file: Path) -> str:
+        nonlocal size
+        target = source(file)
+        size += len(target)
+        if size > MAX_BYTES:
+            raise InputRefusedError(
+                f"{path}: the VRTs inside take more than {MAX_BYTES >> 20} MiB; {_REMEDY}"
+            )
+        return target
+
+    return ElementTree.tostring(_copy(path, _parse(path), counted), encoding="unicode")
 
 
 _DEPTH = 32
@@ -172,7 +179,3 @@ def _plain_file(path: Path, element: ElementTree.Element) -> Path:
 def _short(text: str) -> str:
     line = " ".join(text.split())
     return repr(line if len(line) <= 100 else line[:100] + "...")
-
-
-def _serialise(element: ElementTree.Element) -> str:
-    return ElementTree.tostring(element, encoding="unicode")
