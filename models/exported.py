@@ -14,6 +14,10 @@ REFUSALS = (RuntimeError, ValueError, TypeError, AssertionError, AttributeError,
 """What comes out of a network that can't be traced, or that refuses an image of this size."""
 
 
+class ExportError(Exception):
+    """A network can't be traced on an image of this size, and why."""
+
+
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
     """`network` in evaluation mode and without gradients; its modes come back afterwards."""
@@ -33,16 +37,24 @@ def export(network: nn.Module, bands: int, height: int, width: int) -> ExportedP
     Only shapes are followed: nothing is computed, and the image's memory is never written to.
 
     Raises:
-        REFUSALS: the network can't be traced or doesn't take an image of this size.
+        ExportError: the network can't be traced or doesn't take an image of this size.
     """
     weight = next((one for one in network.parameters() if one.is_floating_point()), torch.empty(0))
     image = torch.empty(1, bands, height, width, dtype=weight.dtype, device=weight.device)
     with evaluating(network), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program: ExportedProgram = torch.export.export(network, (image,), strict=False)
-        if any(_writes_through_view(node) for node in program.graph.nodes):
-            program = program.run_decompositions({})
+        try:
+            program: ExportedProgram = torch.export.export(network, (image,), strict=False)
+            if any(_writes_through_view(node) for node in program.graph.nodes):
+                program = program.run_decompositions({})
+        except REFUSALS as error:
+            raise ExportError(first_line(error)) from error
         return program
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, on one line."""
+    return str(error).strip().split("\n")[0] or type(error).__name__
 
 
 def open_up(program: ExportedProgram, keep: Callable[[OpOverload], bool]) -> ExportedProgram:

@@ -8,8 +8,8 @@ import numpy as np
 from torch import nn
 
 from segpipe.models.errors import ModelError
-from segpipe.models.exported import REFUSALS, export, open_up
-from segpipe.models.graph_walk import Walk, known, walk
+from segpipe.models.exported import REFUSALS, ExportError, first_line
+from segpipe.models.graph_walk import Walk, follow
 from segpipe.models.nan_frame import find_extents
 from segpipe.models.operators import UnknownOperationError
 from segpipe.models.proof import find_stride
@@ -67,8 +67,8 @@ def measure(network: nn.Module, bands: int = 3) -> Footprint:
     """
     try:
         return _by_structure(network, bands)
-    except (UnknownOperationError, *REFUSALS) as error:
-        return _by_values(network, bands, _line(error))
+    except (UnknownOperationError, ExportError) as error:
+        return _by_values(network, bands, first_line(error))
 
 
 def receptive_field(network: nn.Module, bands: int = 3) -> tuple[int, int]:
@@ -80,9 +80,9 @@ def receptive_field(network: nn.Module, bands: int = 3) -> tuple[int, int]:
         ModelError: the network can't be followed, or its units see the whole image.
     """
     try:
-        found = _walk(network, bands, *PROBES[0])
-    except (UnknownOperationError, *REFUSALS) as error:
-        raise ModelError(f"the network can't be followed: {_line(error)}") from error
+        found = follow(network, bands, *PROBES[0])
+    except (UnknownOperationError, ExportError) as error:
+        raise ModelError(f"the network can't be followed: {first_line(error)}") from error
     periods = [_period(span) for span in (found.rows, found.columns)]
     if found.reasons or None in periods:
         reason = next(iter(found.reasons), "no unit is independent of the image's edges")
@@ -97,8 +97,8 @@ def _by_structure(network: nn.Module, bands: int) -> Footprint:
     found, refusal = None, None
     for height, width in PROBES:
         try:
-            found = _walk(network, bands, height, width)
-        except REFUSALS as error:
+            found = follow(network, bands, height, width)
+        except ExportError as error:
             refusal = error
             continue
         reaches = _reach(found.rows), _reach(found.columns)
@@ -112,14 +112,6 @@ def _by_structure(network: nn.Module, bands: int) -> Footprint:
     return _approximate(found.suspects or (_no_shift(found),))
 
 
-def _walk(network: nn.Module, bands: int, height: int, width: int) -> Walk:
-    program = export(network, bands, height, width)
-    try:
-        return walk(program)
-    except UnknownOperationError:
-        return walk(open_up(program, known))
-
-
 def _confirmed(
     network: nn.Module,
     bands: int,
@@ -130,7 +122,7 @@ def _confirmed(
     """The footprint, if rows and columns have the same reach in images of different sides."""
     rows, columns = reaches
     if rows != columns:
-        again = _walk(network, bands, *reversed(size))
+        again = follow(network, bands, *reversed(size))
         if (rows, columns) != (_reach(again.rows), _reach(again.columns)):
             reason = "what an output pixel reads depends on the image's size"
             return _approximate(found.suspects or (reason,))
@@ -143,7 +135,7 @@ def _by_values(network: nn.Module, bands: int, why: str) -> Footprint:
         extents = find_extents(network, bands)
         stride = find_stride(network, bands, extents) if extents else None
     except REFUSALS as error:
-        return _approximate((f"the network can't be run on small images: {_line(error)}",))
+        return _approximate((f"the network can't be run on small images: {first_line(error)}",))
     if extents is None:
         return _approximate((f"an output pixel sees the whole image ({why})",))
     if stride is None:
@@ -195,7 +187,3 @@ def _no_shift(found: Walk) -> str:
     if image != output:
         return f"the output has {output} pixels for an image of {image}"
     return "the output doesn't shift with the image"
-
-
-def _line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from operator import getitem
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx import Node
 
-from segpipe.models.exported import module_name, operation_name
+from segpipe.models.exported import export, module_name, open_up, operation_name
 from segpipe.models.operators import (
     HANDLERS,
     POINTWISE,
@@ -43,6 +43,20 @@ class Walk:
     suspects: tuple[str, ...]
 
 
+def follow(network: nn.Module, bands: int, height: int, width: int) -> Walk:
+    """What the output of `network` on an image (1, bands, height, width) reads.
+
+    Raises:
+        ExportError: it can't be exported, or doesn't take an image of this size.
+        UnknownOperationError: what an operation reads isn't known, even in terms of simpler ones.
+    """
+    program = export(network, bands, height, width)
+    try:
+        return walk(program)
+    except UnknownOperationError:
+        return walk(open_up(program, _known))
+
+
 def walk(program: ExportedProgram) -> Walk:
     """What the output (1, channels, h, w) of an exported network reads.
 
@@ -60,8 +74,7 @@ def walk(program: ExportedProgram) -> Walk:
     raise UnknownOperationError("a graph without an output")
 
 
-def known(operation: OpOverload) -> bool:
-    """Whether the walk knows what an operation reads."""
+def _known(operation: OpOverload) -> bool:
     return _handler(operation) is not None
 
 
@@ -104,7 +117,7 @@ def _call(node: Node, values: dict[Node, Result], seed: int, findings: Findings)
     handler = _handler(operation)
     if handler is None:
         raise UnknownOperationError(call.sentence("isn't known"))
-    return handler(call)
+    return _checked(call, handler(call))
 
 
 def _bound(node: Node, operation: OpOverload) -> dict[str, object]:
@@ -118,6 +131,18 @@ def _bound(node: Node, operation: OpOverload) -> dict[str, object]:
         elif argument.has_default_value():
             bound[argument.name] = argument.default_value
     return bound
+
+
+def _checked(call: Call, result: Result) -> Result:
+    """The result, if a handler's reads fit the shapes that the operation really has."""
+    for value in result if isinstance(result, tuple) else (result,):
+        if not isinstance(value, Reads):
+            continue
+        for span in (value.rows, value.columns):
+            sides = zip(span.shape, value.shape, strict=False)
+            if len(span.shape) != len(value.shape) or any(a not in (1, b) for a, b in sides):
+                raise UnknownOperationError(call.sentence("has reads of another shape"))
+    return result
 
 
 def _constant(call: Call, operation: OpOverload) -> Result:

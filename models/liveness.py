@@ -18,7 +18,7 @@ def activation_bytes(network: nn.Module, bands: int = 3) -> float:
     result of an operation in place take no memory of their own.
 
     Raises:
-        REFUSALS: the network can't be exported.
+        ExportError: the network can't be exported.
     """
     program = export(network, bands, PROBE, PROBE)
     weights = {spec.arg.name for spec in program.graph_signature.input_specs} - set(

@@ -1,7 +1,7 @@
 """How far a network sees, found by running it: for operations whose structure isn't known.
 
-A frame of NaN around a part of the image reaches every output that reads beyond the part, however
-small the weight and whatever a ReLU hides: max(NaN, 0) is NaN.
+NaN beyond a line through the image reaches every output that reads across the line, however small
+the weight and whatever a ReLU hides: max(NaN, 0) is NaN.
 """
 
 import torch
@@ -50,17 +50,25 @@ def _along(network: nn.Module, bands: int, dim: int) -> tuple[int, int] | None:
 
 
 def _inside(network: nn.Module, image: Tensor, dim: int) -> tuple[int, int] | None:
-    """Distances from the frame's inner sides to the outputs that it doesn't change."""
+    """How many outputs inside the image's middle half change with what lies before and after it.
+
+    None where outputs on the other side of the middle change too.
+    """
     length = image.shape[dim]
     first, end = length // 4, length - length // 4
-    framed = image.clone()
-    framed.narrow(dim, 0, first).fill_(torch.nan)
-    framed.narrow(dim, end, length - end).fill_(torch.nan)
-    before, after = network(image), network(framed)
-    if before.shape[2:] != image.shape[2:]:
-        raise ValueError(f"the output has the shape {tuple(before.shape)}, not the image's")
-    changed = (after != before).transpose(dim, 0).flatten(1).any(1)
-    same = (~changed).nonzero().flatten()
-    if len(same) < length // 8 or bool(changed[same[0] : same[-1]].any()):
+    clean: Tensor = network(image)
+    if clean.shape[2:] != image.shape[2:]:
+        raise ValueError(f"the output has the shape {tuple(clean.shape)}, not the image's")
+
+    def changed(start: int, stop: int) -> Tensor:
+        framed = image.clone()
+        framed.narrow(dim, start, stop - start).fill_(torch.nan)
+        result: Tensor = network(framed)
+        return (result != clean).transpose(dim, 0).flatten(1).any(1).nonzero().flatten()
+
+    before, after = changed(0, first), changed(end, length)
+    seen_before = max(0, int(before.max()) + 1 - first) if len(before) else 0
+    seen_after = max(0, end - int(after.min())) if len(after) else 0
+    if max(seen_before, seen_after) > length // 4:
         return None
-    return max(0, int(same[0]) - first), max(0, end - 1 - int(same[-1]))
+    return seen_before, seen_after

@@ -597,10 +597,9 @@ def _pad(call: Call) -> Result:
         weight, used = mix(call.seed, dim), np.ones(index.shape, bool)
         if "constant" in mode:
             taps[dim] = Taps.padded(index, side, weight)
-        elif "circular" in mode:
-            call.breaks("wraps around the image")
-            return _gather(call, image, taps)
-        elif "repl" in mode:
+        elif "repl" in mode or "circular" in mode:
+            if "circular" in mode:
+                call.breaks("wraps around the image")
             taps[dim] = Taps.clamped(index, side, weight, used)
         else:
             mirrored = side - 1 - abs(side - 1 - abs(index))
