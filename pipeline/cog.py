@@ -169,7 +169,8 @@ def _reported(destination: Path, scratch: Path) -> Iterator[None]:
             yield
         except (RasterioError, CPLE_BaseError) as error:
             # GDAL doesn't say why it can't write.
-            if min(map(storage.free_bytes, (destination.parent, scratch))) < _FULL:
+            folders = (destination.parent, scratch)
+            if min(map(storage.free_bytes, folders)) < _FULL:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
             reason = " ".join(str(error.__cause__ or error).split())
             raise StorageError(

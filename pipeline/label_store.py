@@ -81,17 +81,7 @@ class LabelStore:
             )
         keys = list(self._keys(window))
         encoded = self._encoded(window, labels)
-        folders = {(self.path / key).parent for key in keys}
-        for folder in sorted(folders):
-            if not folder.is_dir():
-                storage.make_folder(folder)
-        for key in keys:
-            if (data := encoded.get(key)) is not None:
-                storage.write(self.path / key, data.to_bytes())
-            elif (self.path / key).exists():
-                storage.remove(self.path / key)
-        for folder in sorted(folders):
-            storage.sync_folder(folder)
+        _write_files(self.path, {key: encoded.get(key) for key in keys})
 
     def chunk_files(self, window: Window) -> tuple[Path, ...]:
         """The files that hold the pixels of `window` and no others; some may not be there.
@@ -122,10 +112,12 @@ class LabelStore:
         """Puts the legend with the pixels of each class where GDAL looks for it."""
         name = f"{_METADATA[self._array.metadata.zarr_format]}.aux.xml"
         storage.write(self.path / ARRAY / name, pam.zarr_pam(legend, counts, ARRAY))
+        storage.sync_folder(self.path / ARRAY)
 
     @cached_property
     def _array(self) -> zarr.Array[Any]:
-        return zarr.open_array(LocalStore(self.path, read_only=True), path=ARRAY, mode="r")
+        with storage.reported("open", self.path):
+            return zarr.open_array(LocalStore(self.path, read_only=True), path=ARRAY, mode="r")
 
     def _keys(self, window: Window) -> Iterator[str]:
         # Built from integers: a name out of the store might lead anywhere.
@@ -194,14 +186,9 @@ def create(
 
     # The root's metadata come last: where they stand, the store is complete.
     last = _ROOT[zarr_format]
-    for key in sorted(held, key=lambda key: (key == last, key)):
-        file = path / key
-        if not file.parent.is_dir():
-            storage.make_folder(file.parent)
-        if key == last:
-            LabelStore(path).write_legend(legend, {})
-        storage.write(file, held[key].to_bytes())
-        storage.sync_folder(file.parent)
+    _write_files(path, {key: held[key] for key in sorted(held) if key != last})
+    LabelStore(path).write_legend(legend, {})
+    _write_files(path, {last: held[last]})
     return LabelStore(path)
 
 
@@ -292,6 +279,21 @@ def _add_array(
         compressors=_COMPRESSORS[3],
         **layout,
     )
+
+
+def _write_files(root: Path, files: Mapping[str, Buffer | None]) -> None:
+    """Puts files under `root` and onto the disk; where there is None, there is no file after."""
+    for folder in sorted({(root / key).parent for key, data in files.items() if data is not None}):
+        if not folder.is_dir():
+            storage.make_folder(folder)
+    for key, data in files.items():
+        if data is not None:
+            storage.write(root / key, data.to_bytes())
+        elif (root / key).exists():
+            storage.remove(root / key)
+    for folder in sorted({(root / key).parent for key in files}):
+        if folder.is_dir():
+            storage.sync_folder(folder)
 
 
 def _units(start: int, end: int, unit: int, length: int) -> range | None:

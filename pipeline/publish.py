@@ -44,7 +44,6 @@ def publish_zarr(
     """Moves a store to `output`, with the classes' pixels in its legend; see `publish_cog`."""
     if staged.exists():
         LabelStore(staged).write_legend(legend, counts)
-        storage.sync_folder(staged)
     _publish(staged, output, _style(output, legend, style, overwrite), overwrite)
 
 
@@ -63,13 +62,12 @@ def _publish(staged: Path, output: Path, side_cars: Mapping[Path, bytes], overwr
             )
         storage.remove(replaced)
         return
-    if output.exists():
-        if not overwrite:
-            raise FingerprintMismatchError(
-                f"{output} exists; name another output with -o, or replace it with --overwrite"
-            )
-        _set_aside(output, side_cars, replaced)
+    if output.exists() and not overwrite:
+        raise FingerprintMismatchError(
+            f"{output} exists; name another output with -o, or replace it with --overwrite"
+        )
     try:
+        _set_aside(output, side_cars, replaced)
         for path, data in side_cars.items():
             storage.write(path, data)
         storage.sync_folder(output.parent)
@@ -81,11 +79,13 @@ def _publish(staged: Path, output: Path, side_cars: Mapping[Path, bytes], overwr
 
 
 def _set_aside(output: Path, side_cars: Iterable[Path], replaced: Path) -> None:
-    """Moves an output and its side-cars into `replaced`.
+    """Moves an output that is there and its side-cars into `replaced`.
 
     The output goes last: as long as it stands, the side-cars beside it are its own, and once it is
     gone, they are the new one's.
     """
+    if not output.exists():
+        return
     if (replaced / output.name).exists():
         storage.remove(replaced)
     storage.make_folder(replaced)
@@ -95,14 +95,14 @@ def _set_aside(output: Path, side_cars: Iterable[Path], replaced: Path) -> None:
 
 
 def _restore(output: Path, side_cars: Iterable[Path], replaced: Path) -> None:
-    """Puts back what `_set_aside` moved, if it did; may be called again after a crash."""
-    if not (replaced / output.name).exists():
-        return
+    """Puts back what `_set_aside` moved; may be called again after a crash."""
+    moved = (replaced / output.name).exists()
     for path in side_cars:
         old = replaced / path.name
         if old.exists():
             storage.write(path, old.read_bytes())
-        else:
+        elif moved:
             storage.remove(path)
-    storage.rename(replaced / output.name, output)
+    if moved:
+        storage.rename(replaced / output.name, output)
     storage.remove(replaced)
