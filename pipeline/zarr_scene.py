@@ -305,7 +305,7 @@ def _axis(path: Path, name: str, centres: NDArray[np.float64], length: int) -> t
 def _vet_codecs(path: Path) -> None:
     """Refuses a store that asks for a codec which isn't known to be harmless."""
     folders = [path, *(child for child in path.iterdir() if child.is_dir())]
-    files = [folder / name for folder in folders for name in _METADATA]
+    files = [folder / name for folder in folders for name in _METADATA if name != ".zattrs"]
     for file in filter(Path.is_file, files):
         for codec in _codecs(json.loads(file.read_bytes())):
             if codec.removeprefix("numcodecs.") not in _CODECS:
@@ -328,7 +328,11 @@ def _codecs(document: object) -> Iterator[str]:
                 yield from map(_codec_name, listed if isinstance(listed, list) else [])
             if isinstance(node.get("compressor"), dict):
                 yield _codec_name(node["compressor"])
-            todo.extend(value for key, value in node.items() if key != "attributes")
+            todo.extend(
+                value
+                for key, value in node.items()
+                if key != "attributes" and not key.endswith(".zattrs")
+            )
 
 
 def _codec_name(codec: object) -> str:

@@ -274,6 +274,7 @@ def fuzz(folder: Path, count: int, seeds: list[Path]) -> None:
     command = [sys.executable, "-c", FUZZ, str(folder), str(count), *map(str, seeds)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    print(done.stdout, len(done.stderr), done.stderr[:300])
 
 
 def test_damaged_tiffs_are_refused_or_corrupt_never_a_traceback(tmp_path: Path) -> None:
@@ -286,3 +287,49 @@ def test_damaged_tiffs_are_refused_or_corrupt_never_a_traceback(tmp_path: Path) 
         write(tmp_path / "zstd.tif", compress="zstd", interleave="band", nodata=7),
     ]
     fuzz(tmp_path, 200, seeds)
+
+
+@pytest.mark.slow
+def test_more_damaged_tiffs(tmp_path: Path) -> None:
+    seeds = [
+        write(
+            tmp_path / f"{compress}{interleave}{tiled}.tif", NOISE[:, :90, :100].copy(), **options
+        )
+        for compress in (None, "deflate", "lzw", "zstd", "packbits")
+        for interleave in ("pixel", "band")
+        for tiled in (False, True)
+        for options in [
+            {"compress": compress, "interleave": interleave, "tiled": tiled, "nodata": 9}
+            | ({"blockxsize": 32, "blockysize": 32} if tiled else {})
+        ]
+    ]
+    fuzz(tmp_path, 3000, seeds)
+
+
+ORACLE = """
+import sys
+from osgeo import gdal
+dataset = gdal.Open(sys.argv[1])
+print(dataset.GetGeoTransform())
+print([dataset.GetRasterBand(1 + band).GetNoDataValue() for band in range(dataset.RasterCount)])
+sys.stdout.flush()
+sys.stdout.buffer.write(dataset.ReadAsArray(*map(int, sys.argv[2:])).tobytes())
+"""
+
+
+@pytest.mark.parametrize("name", ["landsat7-nc-2000.tif", "landsat8-224077-rgb.tif"])
+def test_the_system_s_gdal_reads_the_same(name: str) -> None:
+    python = Path("/usr/bin/python3")
+    probe = [str(python), "-c", "import osgeo.gdal_array"]
+    if not python.exists() or subprocess.run(probe, capture_output=True, check=False).returncode:
+        pytest.skip("the system's Python has no GDAL")
+    scene = open_scene(EXAMPLES / name)
+    command = [str(python), "-c", ORACLE, scene.path, *map(str, (31, 17, 300, 200))]
+    transform, nodata, pixels = subprocess.run(
+        command, capture_output=True, check=True
+    ).stdout.split(b"\n", 2)
+    read, _ = scene.read(Window(17, 31, 200, 300))
+    assert read.tobytes() == pixels
+    assert repr(list(scene.nodata)) == nodata.decode()
+    a, b, c, d, e, f = scene.grid.transform
+    assert repr((c, a, b, f, d, e)) == transform.decode()
