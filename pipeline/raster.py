@@ -144,7 +144,7 @@ class RasterSource:
                 valid = np.ones(window.shape, dtype=np.bool_)
                 for index in masks:
                     valid &= dataset.read_masks(index, window=area) != 0
-        except _FAILURES as error:
+        except (*_FAILURES, InputRefusedError) as error:
             _handles.forget(self)
             raise CorruptInputError(
                 f"{self.path}: rows {window.top} to {window.bottom}, columns {window.left} to "
@@ -158,7 +158,8 @@ class RasterSource:
     def identity(self, full: bool) -> dict[str, Any]:
         """See `Source.identity`: one entry a file, for a VRT its sources too."""
         vetting = _Vetting()
-        vetting.vet(Path(self.path))
+        with _refusing(Path(self.path)):
+            vetting.vet(Path(self.path))
         return {"files": [file_identity(file, full) for file in vetting.files]}
 
 

@@ -274,7 +274,6 @@ def fuzz(folder: Path, count: int, seeds: list[Path]) -> None:
     command = [sys.executable, "-c", FUZZ, str(folder), str(count), *map(str, seeds)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
-    print(done.stdout, len(done.stderr), done.stderr[:300])
 
 
 def test_damaged_tiffs_are_refused_or_corrupt_never_a_traceback(tmp_path: Path) -> None:

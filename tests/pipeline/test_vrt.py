@@ -115,6 +115,13 @@ def test_a_changed_source_is_a_changed_scene(folder: Path) -> None:
     assert scene.identity(full=True) != before
 
 
+def test_a_source_that_vanishes_under_way_is_corrupt_input(folder: Path) -> None:
+    scene = open_scene(write(folder / "a.vrt", dataset(source("B0.tif"))))
+    (folder / "B0.tif").unlink()
+    with pytest.raises(CorruptInputError, match=r"rows 0 to 9, .*'B0.tif' isn't an existing"):
+        scene.read(Window(0, 0, 9, 9))
+
+
 def test_a_mask_band_hides_pixels(folder: Path) -> None:
     mask = np.full((1, 64, 64), 255, np.uint8)
     mask[0, 9, 11] = 0
