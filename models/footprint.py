@@ -61,14 +61,17 @@ def measure(network: nn.Module, bands: int = 3) -> Footprint:
     """The footprint of a network that maps (N, bands, H, W) to (N, classes, H, W).
 
     It is read from the structure of the exported graph, on two sizes of image, without weights,
-    memory or computation; so it holds for all weights. Only for a network that can't be exported or
-    has an operation that the walk doesn't know, the network is run on the CPU: a frame of NaN shows
-    how far it sees, and shifted images of random numbers show the stride.
+    memory or computation; so it holds for all weights. Only if the walk doesn't know an operation,
+    the network is run on the CPU: a frame of NaN shows how far it sees, and shifted images of
+    random numbers show the stride. A network that can't be exported, as one whose path depends on
+    values, is never exact: its structure may hide what no example shows.
     """
     try:
         return _by_structure(network, bands)
-    except (UnknownOperationError, ExportError) as error:
+    except UnknownOperationError as error:
         return _by_values(network, bands, first_line(error))
+    except ExportError as error:
+        return _approximate((f"the network's structure can't be read: {first_line(error)}",))
 
 
 def receptive_field(network: nn.Module, bands: int = 3) -> tuple[int, int]:

@@ -12,6 +12,8 @@ from segpipe.models.exported import evaluating
 SIDE = 64
 """The short side of the strips that are run; windows lie at its multiples."""
 LONGEST = 8192
+FILLS = (torch.nan, 1e4, -1e4)
+"""What the frame is made of: comparisons swallow a NaN, but not a large number of either sign."""
 
 Extents = tuple[int, int, int, int]
 
@@ -61,10 +63,12 @@ def _inside(network: nn.Module, image: Tensor, dim: int) -> tuple[int, int] | No
         raise ValueError(f"the output has the shape {tuple(clean.shape)}, not the image's")
 
     def changed(start: int, stop: int) -> Tensor:
-        framed = image.clone()
-        framed.narrow(dim, start, stop - start).fill_(torch.nan)
-        result: Tensor = network(framed)
-        return (result != clean).transpose(dim, 0).flatten(1).any(1).nonzero().flatten()
+        differs = torch.zeros_like(clean, dtype=torch.bool)
+        for fill in FILLS:
+            framed = image.clone()
+            framed.narrow(dim, start, stop - start).fill_(fill)
+            differs |= network(framed) != clean
+        return differs.transpose(dim, 0).flatten(1).any(1).nonzero().flatten()
 
     before, after = changed(0, first), changed(end, length)
     seen_before = max(0, int(before.max()) + 1 - first) if len(before) else 0

@@ -49,8 +49,8 @@ class Windowed(nn.Module):
         q, k, v = self.mix(places.reshape(-1, 16, c)).chunk(3, dim=-1)
         weights = (q @ k.transpose(1, 2) + self.bias).softmax(-1)
         windows = (weights @ v).view(n, h // 4, w // 4, 4, 4, c)
-        image = windows.permute(0, 5, 1, 3, 2, 4).reshape(n, c, h, w)
-        return image
+        joined: Tensor = windows.permute(0, 5, 1, 3, 2, 4)
+        return joined.reshape(n, c, h, w)
 
 
 def written(image: Tensor) -> Tensor:

@@ -9,6 +9,13 @@ from torch import Tensor, nn
 from segpipe.models.nan_frame import find_extents
 
 
+class Thresholded(nn.Module):
+    """Negates an image whose sum is positive; the sum of NaN isn't."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return torch.where(image.sum() > 0, -image, image)
+
+
 @settings(max_examples=15, deadline=None)
 @given(*[st.integers(0, 20)] * 4)
 def test_padding_shows_how_far_a_kernel_sees(top: int, left: int, bottom: int, right: int) -> None:
@@ -25,8 +32,8 @@ def test_a_dead_network_shows_them_too() -> None:
 
 @pytest.mark.parametrize(
     "network",
-    [nn.GroupNorm(1, 2), nn.Conv2d(2, 2, 3, padding=1, padding_mode="circular")],
-    ids=["normalised", "wrapped"],
+    [nn.GroupNorm(1, 2), nn.Conv2d(2, 2, 3, padding=1, padding_mode="circular"), Thresholded()],
+    ids=["normalised", "wrapped", "compared"],
 )
 def test_what_sees_the_whole_image_has_no_extents(network: nn.Module) -> None:
     assert find_extents(network, 2) is None
