@@ -25,7 +25,7 @@ _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 @click.group(context_settings=_HELP)
 @click.version_option(version("segpipe"), prog_name="segpipe")
 def cli() -> None:
-    r"""Maps rasters of any size with fully convolutional networks, exactly.
+    """Maps rasters of any size with fully convolutional networks, exactly.
 
     The network is run on overlapping tiles. The overlap is read from the network itself, so that
     the map equals the one that a single pass over the whole image would give, label for label.
@@ -34,7 +34,7 @@ def cli() -> None:
     segpipe run scene.tif                       map a Landsat 7 scene with the bundled model
     segpipe plan scene.tif -m my-model          see tiles, memory and time first
     segpipe train scene.tif labels.tif -o my-model --classes classes.json
-    """
+    """  # noqa: D301 - \b is click's mark for lines that stay as they are
 
 
 @cli.command()
@@ -75,7 +75,7 @@ def cli() -> None:
 @options.as_json
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 def run(scenes: tuple[str, ...], as_json: bool, quiet: bool, **arguments: Any) -> None:
-    r"""Map each SCENE and publish the map.
+    """Map each SCENE and publish the map.
 
     A run that was stopped, however it was stopped, goes on where it was when the same command is
     typed again, and ends with the same bytes.
@@ -84,7 +84,7 @@ def run(scenes: tuple[str, ...], as_json: bool, quiet: bool, **arguments: Any) -
     segpipe run scene.tif -o map.tif
     segpipe run scene.tif -m my-model --bands 4,3,2 -o map.zarr
     segpipe run scene.tif --scheduler tcp://10.0.0.1:8786 -o /shared/map.tif
-    """
+    """  # noqa: D301
     from segpipe.workflows.progress import ProgressPrinter
     from segpipe.workflows.run import run as run_scene
 
@@ -192,12 +192,23 @@ def main() -> None:
     signal.signal(signal.SIGINT, _leave)
     signal.signal(signal.SIGTERM, _leave)
     try:
-        cli()
+        # Without a command, help is what was wanted.
+        sys.exit(cli(sys.argv[1:] or ["--help"], prog_name="segpipe", standalone_mode=False))
+    except click.ClickException as error:
+        click.echo(f"segpipe: {_usage(error)}", err=True)
+        sys.exit(error.exit_code)
     except (PipelineError, ModelError, DeviceError, OptionError) as error:
         click.echo(f"segpipe: {error}", err=True)
         if error.exit_code in _RESUMABLE and "run" in sys.argv[1:2]:
             click.echo(f"segpipe: resume with: {_command()}", err=True)
         sys.exit(error.exit_code)
+
+
+def _usage(error: click.ClickException) -> str:
+    """What click says of a command line, on one line that ends with where to read on."""
+    text = " ".join(error.format_message().split()).rstrip(".")
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    return f"{text}; see {context.command_path} --help" if context else text
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
@@ -221,3 +232,7 @@ def _warn(warnings: tuple[str, ...]) -> None:
 
 def _print_json(data: dict[str, Any]) -> None:
     click.echo(json.dumps(data, indent=2, allow_nan=False))
+
+
+if __name__ == "__main__":
+    main()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -30,7 +32,7 @@ def report(found: Report) -> str:
     lines = [
         f"{found.output}",
         "",
-        f"  {found.tiles} tiles of {found.tile} pixels{resumed}; {found.seconds.total:.1f} s, "
+        f"  {_tiles(found.tiles, found.tile)}{resumed}; {found.seconds.total:.1f} s, "
         f"{found.megapixels_per_second:.2f} Mpx/s, {readable(found.peak_rss_bytes)} of memory",
         f"  {found.model} on {engine.device} in {engine.precision}{agreement}",
         f"  {_exactness(found.footprint)}",
@@ -43,16 +45,16 @@ def report(found: Report) -> str:
         rows.append((str(count.value), name, f"{count.pixels:,}", f"{share:.1%}", area))
     missing = found.pixels - found.valid_pixels
     rows.append(("255", "(no data)", f"{missing:,}", "", ""))
-    return "\n".join(lines) + _table(rows)
+    return "\n".join([*lines, _table(rows)])
 
 
 def plan(found: PlanReport) -> str:
     """What a run would do."""
     margin = found.margin
-    return _table(
+    return _facts(
         [
             ("output", str(found.output)),
-            ("tiles", f"{found.tiles} of {found.tile} x {found.tile} pixels"),
+            ("tiles", _tiles(found.tiles, found.tile)),
             ("each reads", f"{found.read[0]} x {found.read[1]} pixels"),
             (
                 "margin",
@@ -82,11 +84,11 @@ def inspection(found: Inspection) -> str:
         ("about", card.description),
     ]
     rows += [
-        (name.replace("_", " "), f"{value:.3f}")
+        (name.replace("_", " "), f"{value:.3f} on held-out data")
         for name, value in metrics.items()
         if isinstance(value, float)
     ]
-    return _table([row for row in rows if row[1]])
+    return _facts(rows)
 
 
 def catalogue(found: Catalogue) -> str:
@@ -120,6 +122,28 @@ def _duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = seconds / 60
     return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+def _tiles(count: int, side: int) -> str:
+    return f"{count:,} tile{'s' * (count != 1)} of {side} x {side} pixels"
+
+
+def _facts(rows: Sequence[Row]) -> str:
+    """Names, and beside them texts as wide as the terminal allows."""
+    indent = 4 + max(len(name) for name, _ in rows)
+    width = max(shutil.get_terminal_size().columns - 1, indent + 40)
+    return "\n".join(
+        textwrap.fill(
+            text,
+            width,
+            initial_indent=f"  {name}".ljust(indent),
+            subsequent_indent=" " * indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for name, text in rows
+        if text
+    )
 
 
 def _table(rows: Sequence[Row]) -> str:
