@@ -115,7 +115,8 @@ class LabelStore:
         storage.sync_folder(self.path / ARRAY)
 
     @cached_property
-    def _array(self) -> zarr.Array[Any]:
+    # In quotes: zarr 3.0 has no Array[...] when the program runs.
+    def _array(self) -> "zarr.Array[Any]":
         with storage.reported("open", self.path):
             return zarr.open_array(LocalStore(self.path, read_only=True), path=ARRAY, mode="r")
 
@@ -262,7 +263,7 @@ def _add_array(
     zarr_format: ZarrFormat,
     attributes: Mapping[str, Any],
     **layout: Any,
-) -> zarr.Array[Any]:
+) -> "zarr.Array[Any]":
     if zarr_format == 2:
         return root.create_array(
             name,

@@ -97,6 +97,41 @@ def test_a_flipped_byte_changes_the_digest(data: st.DataObject, zarr_format: Zar
 
 
 @formats
+def test_labels_in_another_place_have_another_digest(
+    tmp_path: Path, zarr_format: ZarrFormat
+) -> None:
+    store = empty(tmp_path / "map.zarr", 256, 512, 256, zarr_format)
+    whole = Window(0, 0, 256, 512)
+    digests = set()
+    for first in (True, False):
+        for left in (0, 256):
+            fill = LEGEND.nodata if first == (left == 0) else 5
+            window = Window(0, left, 256, 256)
+            store.write(window, np.full(window.shape, fill, dtype=np.uint8))
+        digests.add(store.digest(whole))
+    assert len(digests) == 2
+
+
+@formats
+def test_labels_are_on_the_disk_when_write_returns(
+    tmp_path: Path, zarr_format: ZarrFormat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = empty(tmp_path / "map.zarr", 512, 512, 512, zarr_format)
+    window = Window(0, 0, 512, 512)
+    steps: list[tuple[str, Path]] = []
+    monkeypatch.setattr(storage, "step", lambda action, path: steps.append((action, path)))
+    for labels in (random_labels(window.shape), np.full(window.shape, 255, dtype=np.uint8)):
+        steps.clear()
+        store.write(window, labels)
+        changed = [
+            (at, path) for at, (what, path) in enumerate(steps) if what not in ("sync", "make")
+        ]
+        assert changed
+        for at, path in changed:
+            assert ("sync", path.parent) in steps[at:]
+
+
+@formats
 def test_nodata_takes_no_file_and_replaces_one(tmp_path: Path, zarr_format: ZarrFormat) -> None:
     store = empty(tmp_path / "map.zarr", 512, 512, 512, zarr_format)
     window = Window(0, 0, 512, 512)
