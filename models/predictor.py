@@ -15,6 +15,7 @@ from segpipe.models.card import ModelCard
 from segpipe.models.engine import Engine, Precision, default_threads, find_device, is_native
 from segpipe.models.errors import DeviceError, ModelError
 from segpipe.models.folding import fold
+from segpipe.models.pointwise import settle
 
 __all__ = ["MINIMUM_AGREEMENT", "Engine", "Precision", "TorchPredictor", "choose_engine"]
 
@@ -120,6 +121,8 @@ class TorchPredictor:
         engine = self._engine
         if engine.precision == "fp32":
             ready = copy.deepcopy(network).eval()
+            if self._device.type == "cpu":
+                settle(ready)
         else:
             side = -(-SAMPLE // (2 * self._stride)) * 2 * self._stride
             weight = next(network.parameters(), torch.empty(0))
