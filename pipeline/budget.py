@@ -71,7 +71,10 @@ def memory_limit(memory: str | None) -> int:
     """
     if memory is None:
         return int(psutil.virtual_memory().available * _CAREFUL_SHARE)
-    size = int(parse_bytes(memory))
+    try:
+        size = int(parse_bytes(memory))
+    except ValueError:
+        size = 0
     if size <= 0:
         raise ValueError(f"memory is a size such as 8GB, got {memory}")
     return size

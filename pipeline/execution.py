@@ -8,10 +8,12 @@ values to the workers and bring small values back; pixels never travel.
 import asyncio
 import contextlib
 import itertools
+import json
 import logging
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from dask import config
@@ -200,11 +202,8 @@ def existing(
     place = scheduler or scheduler_file or ""
     with _quiet(), contextlib.ExitStack() as stack:
         try:
-            client = stack.enter_context(
-                Client(scheduler, timeout=_PATIENCE)
-                if scheduler
-                else Client(scheduler_file=scheduler_file, timeout=_PATIENCE)
-            )
+            address = scheduler or _address(Path(place))
+            client = stack.enter_context(Client(address, timeout=_PATIENCE))
         except (OSError, TimeoutError, ValueError) as error:
             raise ClusterError(
                 f"no Dask scheduler answers at {place} ({_short(error)}); start one with "
@@ -227,6 +226,14 @@ def existing(
                 "version of segpipe there"
             ) from error
         yield Cluster(client, name)
+
+
+def _address(scheduler_file: Path) -> str:
+    """The address that a scheduler wrote; `Client` itself would wait for the file for ever."""
+    match json.loads(scheduler_file.read_bytes()):
+        case {"address": str(address)}:
+            return address
+    raise ValueError("the file has no address")
 
 
 def _on_worker(name: str, function: Callable[[Resident, Item], Result], item: Item) -> Result:

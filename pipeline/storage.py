@@ -118,6 +118,17 @@ def free_bytes(folder: Path) -> int:
         return shutil.disk_usage(folder).free
 
 
+def require_free(folder: Path, size: float) -> None:
+    """Passes if `size` more bytes fit on the folder's file system.
+
+    Raises:
+        StorageError: they don't.
+    """
+    with reported("write into", folder):
+        if shutil.disk_usage(folder).free < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:

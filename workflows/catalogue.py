@@ -54,6 +54,11 @@ def find(model: Model | None) -> SegmentationModel:
             f"{name} is an architecture without weights; train it with "
             f"`segpipe train --architecture {name}`, then name the package's folder"
         )
+    if not Path(name).exists():
+        raise ModelError(
+            f"there is no model {name}: it is neither bundled nor the folder of a package; "
+            "`segpipe models` lists what there is"
+        )
     return load(Path(name))
 
 

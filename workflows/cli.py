@@ -1,6 +1,7 @@
 """The command line: parses, makes one call, prints; and turns every error into one line."""
 
 import json
+import logging
 import os
 import shlex
 import signal
@@ -86,6 +87,7 @@ def run(scenes: tuple[str, ...], as_json: bool, quiet: bool, **arguments: Any) -
     segpipe run scene.tif --scheduler tcp://10.0.0.1:8786 -o /shared/map.tif
     """  # noqa: D301
     from segpipe.workflows.progress import ProgressPrinter
+    from segpipe.workflows.run import is_begun
     from segpipe.workflows.run import run as run_scene
 
     if len(scenes) > 1 and arguments["output"]:
@@ -95,7 +97,12 @@ def run(scenes: tuple[str, ...], as_json: bool, quiet: bool, **arguments: Any) -
         arguments["watch"] = ProgressPrinter()
     reports = []
     for scene in scenes:
-        report = run_scene(scene, **arguments)
+        try:
+            report = run_scene(scene, **arguments)
+        except PipelineError as error:
+            if error.exit_code in _RESUMABLE and is_begun(scene, arguments["output"]):
+                error.add_note(f"resume with: {_command()}")
+            raise
         reports.append(report.to_dict())
         _warn(report.warnings)
         if not as_json:
@@ -189,6 +196,8 @@ def verify(
 
 def main() -> None:
     """Runs the command line; exits with the codes that the documents list."""
+    # Python prints what libraries log where nobody handles it; what matters comes as an error.
+    logging.getLogger().addHandler(logging.NullHandler())
     signal.signal(signal.SIGINT, _leave)
     signal.signal(signal.SIGTERM, _leave)
     try:
@@ -198,9 +207,8 @@ def main() -> None:
         click.echo(f"segpipe: {_usage(error)}", err=True)
         sys.exit(error.exit_code)
     except (PipelineError, ModelError, DeviceError, OptionError) as error:
-        click.echo(f"segpipe: {error}", err=True)
-        if error.exit_code in _RESUMABLE and "run" in sys.argv[1:2]:
-            click.echo(f"segpipe: resume with: {_command()}", err=True)
+        for line in (str(error), *getattr(error, "__notes__", ())):
+            click.echo(f"segpipe: {line}", err=True)
         sys.exit(error.exit_code)
 
 

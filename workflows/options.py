@@ -37,7 +37,10 @@ class Names(click.ParamType[list[str]]):
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> list[str]:
         """The words."""
-        return [word.strip() for word in str(value).split(",")]
+        words = [word.strip() for word in str(value).split(",")]
+        if not all(words):
+            self.fail(f"{value!r} lacks a band; write 4,3,2 or red,green,blue", param, ctx)
+        return words
 
 
 def together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:

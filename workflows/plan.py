@@ -154,26 +154,30 @@ def prepare(
             f"tiles of {tile} need {budget.readable(costs.of(cut))} of memory and --memory allows "
             f"{budget.readable(limit)}; leave out --tile, or lower it"
         )
-    target = _output(Path(scene), output)
-    disk = budget.disk_bytes(cut, cog=target.suffix == ".tif")
-    budget.require_space(cut, source.path, source.bytes_per_pixel, target, disk)
-    return Preparation(source, found, tiled, cut, target, costs.of(cut), disk)
+    path = _output(scene, output)
+    disk = budget.disk_bytes(cut, cog=path.suffix == ".tif")
+    budget.require_space(cut, source.path, source.bytes_per_pixel, path, disk)
+    return Preparation(source, found, tiled, cut, path, costs.of(cut), disk)
 
 
-def _output(scene: Path, output: str | Path | None) -> Path:
+def _output(scene: str | Path, output: str | Path | None) -> Path:
     """Where the map goes.
 
     Raises:
         OptionError: the name tells no format.
         StorageError: there is no such folder.
     """
-    path = Path(f"{scene.stem}.classes.tif") if output is None else Path(output)
+    path = target(scene, output)
     if path.suffix not in (".tif", ".zarr"):
         raise OptionError(f"an output ends in .tif (COG) or .zarr, got {path.name}")
-    path = path.absolute()
     if not path.parent.is_dir():
         raise StorageError(f"there is no folder {path.parent}; make it, or choose another with -o")
     return path
+
+
+def target(scene: str | Path, output: str | Path | None) -> Path:
+    """Where a map of the scene goes, absolute, whether or not it can."""
+    return Path(f"{Path(scene).stem}.classes.tif" if output is None else output).absolute()
 
 
 def _costs(model: SegmentationModel, tiled: TiledNetwork, scene: Scene) -> budget.Costs:

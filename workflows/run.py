@@ -1,5 +1,6 @@
 """The main job: from a raster to a published map."""
 
+import os
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -9,17 +10,20 @@ from pathlib import Path
 from typing import Literal
 
 from segpipe.models.engine import Precision
-from segpipe.pipeline.errors import FingerprintMismatchError
+from segpipe.pipeline.errors import FingerprintMismatchError, StorageError
 from segpipe.pipeline.execution import Runner, embedded, existing
 from segpipe.pipeline.mapping import peak_rss, this_process
 from segpipe.pipeline.receipt import Receipt, total
 from segpipe.pipeline.staging import discard, staged_beside, staging
 from segpipe.workflows.catalogue import Model
 from segpipe.workflows.errors import OptionError
-from segpipe.workflows.plan import THREADS, Preparation, prepare
+from segpipe.workflows.plan import THREADS, Preparation, prepare, target
 from segpipe.workflows.report import ClassTotal, Report, Seconds
 from segpipe.workflows.resident import Resident, decide_engine
 from segpipe.workflows.stages import Progress, Run, Watcher, create_store, fingerprint_of
+
+_STORE = (".zgroup", ".zarray", "zarr.json")
+"""One of these makes a folder a Zarr store."""
 
 
 def _unwatched(progress: Progress) -> None:
@@ -78,6 +82,7 @@ def run(
     if engine not in ("auto", "torch"):
         raise OptionError(f"the engines are auto and torch, got {engine}")
     ready = prepare(scene, model=model, output=output, bands=bands, tile=tile, memory=memory)
+    _refuse_target(ready)
     if not staged_beside(ready.output):
         _refuse_existing(ready.output, overwrite)
     with _workers(ready, scheduler, scheduler_file, workers) as runner:
@@ -142,6 +147,29 @@ class Tally:
             peaks[receipt.worker] = max(peaks.get(receipt.worker, 0), receipt.peak_rss)
         peaks[this_process()] = peak_rss()
         return cls(tiles, read, predict, write, sum(peaks.values()))
+
+
+def is_begun(scene: str | Path, output: str | Path | None) -> bool:
+    """Whether there is an unfinished run for this output that the same call would resume."""
+    return bool(staged_beside(target(scene, output)))
+
+
+def _refuse_target(ready: Preparation) -> None:
+    """Passes if whoever replaces the output loses nothing but a map.
+
+    Raises:
+        OptionError: the output is the scene itself, or something that can't be a map.
+        StorageError: its folder can't be written to.
+    """
+    output = ready.output
+    if output.exists() and output.samefile(ready.scene.path):
+        raise OptionError(f"{output} is the scene itself; name another output with -o")
+    if output.is_dir() and not any((output / name).is_file() for name in _STORE):
+        raise OptionError(f"{output} is a folder and no Zarr store; name another output with -o")
+    if not os.access(output.parent, os.W_OK | os.X_OK):
+        raise StorageError(
+            f"the folder {output.parent} can't be written to; choose another with -o"
+        )
 
 
 def _refuse_existing(output: Path, overwrite: bool) -> None:

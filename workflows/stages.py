@@ -32,6 +32,9 @@ _SEAM = 128
 _ROUNDING = 1e-3
 """Share of labels that may differ where windows of two shapes round differently."""
 
+_PUBLISHED = 7 / 3
+"""Bytes for each staged one while a GeoTIFF is made: the plain file, and one with overviews."""
+
 _CACHE_BYTES = 128_000_000
 """GDAL's block cache while a map is published."""
 
@@ -148,6 +151,9 @@ class Run:
         cog = ready.output.suffix == ".tif"
         if cog and not self._verified.exists():
             storage.make_folder(self.staged.scratch)
+            # Seen here, where there are words for it: GDAL on a full disk chatters.
+            stored = sum(receipt.stored for receipt in self.receipts())
+            storage.require_free(self.staged.scratch, _PUBLISHED * stored)
             write_cog(
                 store,
                 ready.plan.grid,

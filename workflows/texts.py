@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from segpipe.pipeline.budget import readable
 
 if TYPE_CHECKING:  # --help needn't wait for torch
+    from segpipe.models.engine import Engine
     from segpipe.models.footprint import Footprint
     from segpipe.workflows.catalogue import Catalogue
     from segpipe.workflows.inspect import Inspection
@@ -24,17 +25,12 @@ def report(found: Report) -> str:
     """A published map."""
     resumed = f", {found.tiles_resumed} of them from before" if found.tiles_resumed else ""
     engine = found.engine
-    agreement = (
-        ""
-        if engine.agreement is None
-        else f" ({engine.agreement:.2%} of a sample's labels are those of fp32)"
-    )
     lines = [
         f"{found.output}",
         "",
         f"  {_tiles(found.tiles, found.tile)}{resumed}; {found.seconds.total:.1f} s, "
         f"{found.megapixels_per_second:.2f} Mpx/s, {readable(found.peak_rss_bytes)} of memory",
-        f"  {found.model} on {engine.device} in {engine.precision}{agreement}",
+        f"  {found.model} on {engine.device} in {_precision(engine)}",
         f"  {_exactness(found.footprint)}",
         "",
     ]
@@ -106,6 +102,15 @@ def verification(found: Verification) -> str:
         f"{found.windows} windows, {found.pixels:,} labels compared, "
         f"{found.differing:,} differ: {verdict}"
     )
+
+
+def _precision(engine: Engine) -> str:
+    if engine.agreement is None:
+        return engine.precision
+    share = f"{engine.agreement:.2%} of a sample's labels"
+    if engine.precision == "fp32":
+        return f"fp32, as half precision gave only {share} alike"
+    return f"{engine.precision}, where {share} are those of fp32"
 
 
 def _exactness(footprint: Footprint) -> str:
