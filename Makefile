@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SCENE := examples/landsat7-nc-2000.tif
 # No cache: it would lie outside the clone.
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-cache-dir \
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-cache-dir \
 	--constraint constraints.txt
 
 .PHONY: help map test slow check picture model clean
@@ -19,7 +19,7 @@ help:
 	@echo "make clean    removes what was set up"
 
 map: $(VENV)/run.stamp
-	$(BIN)/segpipe run $(SCENE) --overwrite
+	$(BIN)/segpipe run $(SCENE) --overwrite --new-run
 
 test: $(VENV)/dev.stamp
 	$(BIN)/pytest -m "not slow"
