@@ -239,7 +239,13 @@ def _address(scheduler_file: Path) -> str:
 def _on_worker(name: str, function: Callable[[Resident, Item], Result], item: Item) -> Result:
     residence = get_worker().plugins[name]
     resident: Resident = residence.resident  # type: ignore[attr-defined]
-    return function(resident, item)
+    try:
+        return function(resident, item)
+    except BaseException as error:
+        # Dask pickles causes too, and what can't be pickled (GDAL's errors) would arrive as a
+        # bare `Exception`.
+        error.__cause__ = error.__context__ = None
+        raise
 
 
 def _ignore_item(
