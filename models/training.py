@@ -118,7 +118,7 @@ class Schedule:
     batch: int = 16
     learning_rate: float = 3e-3
     weight_decay: float = 1e-2
-    balance: float = 0.5
+    balance: float = 0.25
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "crop", "learning_rate"):

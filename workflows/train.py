@@ -78,7 +78,7 @@ def train(
     architecture: str = "fcn-compact",
     holdout: Holdout | None = None,
     gap: int = GAP,
-    steps: int = 300,
+    steps: int = 200,
     crop: int = 64,
     seed: int = 0,
     forest: bool = True,
