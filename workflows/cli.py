@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from segpipe.models.errors import DeviceError, ModelError
-from segpipe.pipeline.errors import PipelineError
+from segpipe.pipeline.errors import PipelineError, StorageError
 from segpipe.workflows import options, texts
 from segpipe.workflows.errors import OptionError
 
@@ -194,6 +194,103 @@ def verify(
     found.require()
 
 
+@cli.command()
+@click.argument("scene")
+@click.argument("labels")
+@click.option(
+    "-o", "--output", metavar="PACKAGE", required=True, help="Folder of the model that is made."
+)
+@click.option(
+    "--classes",
+    metavar="FILE",
+    required=True,
+    help="JSON that tells which values of LABELS make up which class, with names and colours; "
+    "examples/landcover-classes.json is one.",
+)
+@click.option(
+    "--architecture",
+    metavar="NAME",
+    default="fcn-compact",
+    show_default=True,
+    help="A name that `segpipe models` lists.",
+)
+@click.option(
+    "--holdout",
+    metavar="SIDE:SHARE",
+    default="east:0.3333",
+    show_default=True,
+    help="The part of the scene that training never sees, and on which the model is scored.",
+)
+@click.option("--gap", default=32, show_default=True, help="Pixels between both parts.")
+@click.option(
+    "--steps", type=click.IntRange(1), default=200, show_default=True, help="Batches to learn from."
+)
+@click.option(
+    "--crop", type=click.IntRange(16), default=64, show_default=True, help="Side of an example."
+)
+@click.option("--seed", default=0, show_default=True, help="The same one gives the same weights.")
+@click.option(
+    "--forest/--no-forest",
+    default=True,
+    help="Compare with a per-pixel random forest, or not.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace a package that is there.")
+@options.as_json
+@click.option("--quiet", is_flag=True, help="Show no progress.")
+def train(
+    scene: str,
+    labels: str,
+    classes: str,
+    holdout: str,
+    as_json: bool,
+    quiet: bool,
+    **arguments: Any,
+) -> None:
+    r"""Learn a model from SCENE and LABELS, a raster of class values on the same pixels.
+
+    The model is scored on a part of the scene that it never saw, beside a per-pixel random forest.
+
+    \b
+    segpipe train scene.tif labels.tif --classes classes.json -o my-model
+    """
+    from segpipe.workflows.holdout import Holdout
+    from segpipe.workflows.label_scheme import LabelScheme
+    from segpipe.workflows.progress import StepPrinter
+    from segpipe.workflows.train import train as train_model
+
+    try:
+        part = Holdout.parse(holdout)
+    except ValueError as error:
+        raise OptionError(str(error)) from error
+    if not (quiet or as_json):
+        arguments["progress"] = StepPrinter(arguments["steps"])
+    found = train_model(scene, labels, classes=LabelScheme.read(classes), holdout=part, **arguments)
+    _print_json(found.to_dict()) if as_json else click.echo(texts.training(found))
+
+
+@cli.command()
+@click.argument("scene")
+@options.model
+@options.bands
+@options.tile
+@options.device
+@options.precision
+@options.memory
+@options.as_json
+def bench(scene: str, as_json: bool, **arguments: Any) -> None:
+    r"""Time a run of SCENE beside what its parts take alone, on this machine.
+
+    The map is thrown away. MODEL may be an architecture, which then has random weights.
+
+    \b
+    segpipe bench scene.tif -m unet-resnet18 --precision fp32
+    """
+    from segpipe.workflows.bench import bench as bench_scene
+
+    found = bench_scene(scene, **arguments)
+    _print_json(found.to_dict()) if as_json else click.echo(texts.benchmark(found))
+
+
 def main() -> None:
     """Runs the command line; exits with the codes that the documents list."""
     # Python prints what libraries log where nobody handles it; what matters comes as an error.
@@ -210,6 +307,10 @@ def main() -> None:
         for line in (str(error), *getattr(error, "__notes__", ())):
             click.echo(f"segpipe: {line}", err=True)
         sys.exit(error.exit_code)
+    except OSError as error:
+        # Such as standard output into a full disk.
+        click.echo(f"segpipe: {error}; check the disk and type the same command again", err=True)
+        os._exit(StorageError.exit_code)
 
 
 def _usage(error: click.ClickException) -> str:

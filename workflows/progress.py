@@ -48,6 +48,18 @@ class ProgressPrinter:
         return text
 
 
+class StepPrinter:
+    """Tells on standard error how far training is."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+
+    def __call__(self, step: int, loss: float) -> None:
+        """Shows every twentieth step."""
+        if step % max(self._steps // 20, 1) == 0 or step == self._steps:
+            click.echo(f"step {step}/{self._steps}, loss {loss:.3f}", err=True)
+
+
 def _clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

@@ -35,7 +35,7 @@ _ROUNDING = 1e-3
 _PUBLISHED = 7 / 3
 """Bytes for each staged one while a GeoTIFF is made: the plain file, and one with overviews."""
 
-_CACHE_BYTES = 128_000_000
+_CACHE_BYTES = 16_000_000
 """GDAL's block cache while a map is published."""
 
 

@@ -12,10 +12,12 @@ from segpipe.pipeline.budget import readable
 if TYPE_CHECKING:  # --help needn't wait for torch
     from segpipe.models.engine import Engine
     from segpipe.models.footprint import Footprint
+    from segpipe.workflows.bench import Benchmark
     from segpipe.workflows.catalogue import Catalogue
     from segpipe.workflows.inspect import Inspection
     from segpipe.workflows.plan import PlanReport
     from segpipe.workflows.report import Report
+    from segpipe.workflows.train import TrainingReport
     from segpipe.workflows.verify import Verification
 
 Row = Sequence[str]
@@ -164,3 +166,50 @@ def _table(rows: Sequence[Row]) -> str:
 def _cell(text: str, width: int) -> str:
     number = text[:1].isdigit() and text[-1:] in "0123456789%2"
     return text.rjust(width) if number else text.ljust(width)
+
+
+def benchmark(found: Benchmark) -> str:
+    """One run beside what its parts take alone."""
+    rows: list[Row] = [
+        ("scene", f"{found.pixels:,} pixels, {found.tiles} tiles of {found.tile}"),
+        ("network", f"{found.model} on {found.device} in {found.precision}"),
+        ("end to end", f"{found.end_to_end:.2f} s, {found.megapixels_per_second:.2f} Mpx/s"),
+        ("network alone", f"{found.forward:.2f} s on the same pixels, margins included"),
+        ("over network", f"{found.over_forward:.3f}"),
+        ("extra work", f"{found.extra_work:.2f} pixels computed for each pixel of the scene"),
+        ("reading", f"{found.read:.2f} s, beside the network"),
+        ("writing", f"{found.write:.2f} s, beside the network"),
+        ("publishing", f"{found.publish:.2f} s"),
+        ("scheduling", f"{found.scheduling_share:.2%} of the whole"),
+        ("memory", readable(found.peak_rss_bytes)),
+    ]
+    return _table(rows)
+
+
+def training(found: TrainingReport) -> str:
+    """A trained model and its figures beside those of the forest."""
+    forest = found.forest
+    names = [info.name for info in found.card.classes]
+    rows: list[Row] = [
+        ("held out", "network", "forest" if forest else ""),
+        *(
+            (title, f"{network:.3f}", f"{other:.3f}" if other is not None else "")
+            for title, network, other in (
+                (
+                    "overall accuracy",
+                    found.network.overall_accuracy,
+                    forest and forest.overall_accuracy,
+                ),
+                ("mean IoU", found.network.mean_iou, forest and forest.mean_iou),
+            )
+        ),
+        *(
+            (
+                f"IoU of {name}",
+                f"{found.network.iou[index]:.3f}",
+                f"{forest.iou[index]:.3f}" if forest else "",
+            )
+            for index, name in enumerate(names)
+        ),
+    ]
+    return f"{found.package}, made in {_duration(found.seconds)}\n\n{_table(rows)}"

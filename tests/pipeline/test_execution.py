@@ -11,8 +11,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from segpipe.pipeline.errors import ClusterError, InputRefusedError, TilesFailedError
-from segpipe.pipeline.execution import Serial, embedded, existing
+from segpipe.pipeline.execution import Cluster, Serial, embedded, existing
 
 
 def scaled(factor: int, item: int) -> int:
@@ -51,24 +52,20 @@ def listening() -> set[str]:
     }
 
 
+def dask(role: str, file: Path, *options: str) -> subprocess.Popen[bytes]:
+    """A real scheduler or worker that meets the others through a file."""
+    where = ["--host", "127.0.0.1", "--no-dashboard", "--scheduler-file", str(file)]
+    return subprocess.Popen(
+        [sys.executable, "-m", "dask", role, *where, *options], stderr=subprocess.DEVNULL
+    )
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The scheduler file of a real scheduler with two real workers."""
     file = tmp_path_factory.mktemp("cluster") / "scheduler.json"
-    run = [sys.executable, "-m", "dask", "scheduler"]
-    scheduler = subprocess.Popen(
-        [*run, "--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
-        + ["--scheduler-file", str(file)],
-        stderr=subprocess.DEVNULL,
-    )
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-m", "dask", "worker", "--host", "127.0.0.1"]
-            + ["--no-dashboard", "--nthreads", "2", "--scheduler-file", str(file)],
-            stderr=subprocess.DEVNULL,
-        )
-        for _ in range(2)
-    ]
+    scheduler = dask("scheduler", file, "--port", "0")
+    workers = [dask("worker", file, "--nthreads", "2") for _ in range(2)]
     yield file
     for process in (*workers, scheduler):
         process.terminate()
@@ -128,23 +125,19 @@ def test_no_scheduler_is_said_in_one_line() -> None:
 
 def test_a_lost_scheduler_is_noticed(tmp_path: Path) -> None:
     file = tmp_path / "scheduler.json"
-    scheduler = subprocess.Popen(
-        [sys.executable, "-m", "dask", "scheduler", "--host", "127.0.0.1"]
-        + ["--port", "0", "--no-dashboard", "--scheduler-file", str(file)],
-        stderr=subprocess.DEVNULL,
-    )
-    worker = subprocess.Popen(
-        [sys.executable, "-m", "dask", "worker", "--host", "127.0.0.1"]
-        + ["--no-dashboard", "--scheduler-file", str(file), "--death-timeout", "1"],
-        stderr=subprocess.DEVNULL,
-    )
+    scheduler = dask("scheduler", file, "--port", "0")
+    worker = dask("worker", file, "--death-timeout", "1")
+
+    def outlive(runner: Cluster[int]) -> None:
+        for _ in runner.map(slow, range(1000)):
+            scheduler.kill()
+
     try:
         with (
             pytest.raises(ClusterError, match="lost"),
             existing(7, scheduler_file=str(file)) as runner,
         ):
-            for _ in runner.map(slow, range(1000)):
-                scheduler.kill()
+            outlive(runner)
     finally:
         scheduler.kill()
         worker.kill()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from segpipe.pipeline.grid import Grid
 from segpipe.pipeline.plan import CHUNK, Axis, Margin, Plan
 from segpipe.pipeline.window import Window
@@ -124,5 +125,5 @@ def test_a_long_axis_is_planned_without_walking_it() -> None:
 @pytest.mark.parametrize("side", [0, -256, 255, 300])
 def test_a_side_that_is_no_multiple_is_refused_with_the_next_one(side: int) -> None:
     grid = Grid(10, 10, (1.0, 0.0, 0.0, 0.0, -1.0, 0.0), None)
-    with pytest.raises(ValueError, match="multiple of 256, got .*; (256|512) is the next"):
+    with pytest.raises(ValueError, match=r"multiple of 256, got .*; (256|512) is the next"):
         Plan(grid, side, 1, Margin(0, 0, 0, 0))

@@ -1,0 +1,114 @@
+"""Small networks and scenes, and the reference that every map is compared with."""
+
+from pathlib import Path
+
+import numpy as np
+import rasterio
+import torch
+from numpy.typing import NDArray
+from rasterio.transform import Affine
+from torch import nn
+
+from segpipe.models.package import ClassInfo, ModelCard, SegmentationModel
+from segpipe.models.registry import build
+from segpipe.pipeline.grid import Grid
+
+COLORS = ("#b22222", "#e6c35c", "#1b6e3a", "#3b6fb5", "#808080")
+LANDSAT = Affine(28.5, 0, 630534, 0, -28.5, 228114)
+
+
+def card(
+    name: str = "toy", bands: tuple[str, ...] = ("red", "green", "blue"), classes: int = 5
+) -> ModelCard:
+    """A card for the bands of the Landsat 8 example."""
+    infos = tuple(ClassInfo(n + 1, f"class {n + 1}", COLORS[n % 5]) for n in range(classes))
+    return ModelCard(name, bands, infos, (6700.0,) * len(bands), (2900.0,) * len(bands))
+
+
+def alive(network: nn.Module, seed: int = 0) -> nn.Module:
+    """The network with weights under which every path counts and every class occurs."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, generator=generator)
+            if module.bias is not None:
+                nn.init.normal_(module.bias, std=0.1, generator=generator)
+    return network.eval()
+
+
+def model(
+    architecture: str = "unet", seed: int = 0, name: str = "toy", **options: int
+) -> SegmentationModel:
+    """A registered architecture with random weights."""
+    network = build(architecture, 3, 5, **options)
+    return SegmentationModel(alive(network, seed), card(name))
+
+
+def small(seed: int = 0, name: str = "toy") -> SegmentationModel:
+    """A U-Net that computes a million pixels in a fraction of a second."""
+    return model("unet", seed, name, depth=2, width=4)
+
+
+def write_scene(
+    path: Path,
+    pixels: NDArray[np.generic],
+    *,
+    nodata: float | None = 0,
+    crs: str | None = "EPSG:32119",
+    transform: Affine = LANDSAT,
+    names: tuple[str, ...] = ("red", "green", "blue"),
+    **options: object,
+) -> Path:
+    """A GeoTIFF of `pixels` (band, row, column)."""
+    count, height, width = pixels.shape
+    with rasterio.open(
+        path,
+        "w",
+        driver="GTiff",
+        count=count,
+        height=height,
+        width=width,
+        dtype=pixels.dtype,
+        nodata=nodata,
+        crs=crs,
+        transform=transform,
+        **options,
+    ) as file:
+        file.write(pixels)
+        file.descriptions = names[:count]
+    return path
+
+
+def landscape(height: int, width: int, seed: int = 0) -> NDArray[np.uint16]:
+    """Three bands of smooth numbers with some nodata, (band, row, column)."""
+    random = np.random.default_rng(seed)
+    coarse = random.normal(6700, 2900, (3, height // 8 + 2, width // 8 + 2))
+    fine = coarse.repeat(8, 1).repeat(8, 2)[:, :height, :width]
+    pixels = np.clip(fine + random.normal(0, 900, fine.shape), 1, 65535).astype(np.uint16)
+    pixels[:, random.random((height, width)) < 0.01] = 0
+    return pixels
+
+
+def whole_image(
+    network: nn.Module,
+    card: ModelCard,
+    stride: int,
+    pixels: NDArray[np.generic],
+    valid: NDArray[np.bool_],
+) -> NDArray[np.uint8]:
+    """The law's reference: one forward pass over all, written out with nothing of segpipe's."""
+    height, width = valid.shape
+    values = torch.from_numpy(pixels.astype(np.float32))
+    mean = torch.tensor(card.mean)[:, None, None]
+    std = torch.tensor(card.std)[:, None, None]
+    image = torch.where(torch.from_numpy(valid), (values - mean) / std, torch.zeros(()))
+    padded = nn.functional.pad(image, (0, -width % stride, 0, -height % stride))
+    with torch.inference_mode():
+        best = network(padded[None])[0, :, :height, :width].argmax(0).numpy()
+    labels = np.array([info.value for info in card.classes], np.uint8)[best]
+    return np.where(valid, labels, np.uint8(255))
+
+
+def grid(height: int, width: int) -> Grid:
+    """A grid of that size."""
+    return Grid(height, width, (28.5, 0.0, 630534.0, 0.0, -28.5, 228114.0), "EPSG:32119")
