@@ -26,6 +26,7 @@ from segpipe.pipeline.mapping import peak_rss
 from segpipe.pipeline.scene import open_scene
 from tests.workflows.conftest import (
     CLASSES,
+    COMMAND,
     Command,
     Outcome,
     finish,
@@ -766,3 +767,14 @@ def test_every_command_has_json_and_a_text(
     outcome = segpipe(*words[command])
     assert (outcome.code, outcome.err) == (0, "")
     assert outcome.out
+
+
+def test_results_that_cannot_be_printed_are_one_line_too() -> None:
+    with Path("/dev/full").open("w") as full:
+        process = subprocess.run(
+            [*COMMAND, "models"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert process.returncode == 7
+    (line,) = process.stderr.splitlines()
+    assert line.startswith("segpipe: ")
+    assert "No space left" in line
