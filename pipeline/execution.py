@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import json
 import logging
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -229,11 +230,25 @@ def existing(
 
 
 def _address(scheduler_file: Path) -> str:
-    """The address that a scheduler wrote; `Client` itself would wait for the file for ever."""
-    match json.loads(scheduler_file.read_bytes()):
-        case {"address": str(address)}:
-            return address
-    raise ValueError("the file has no address")
+    """The address that a scheduler wrote, or is about to write.
+
+    `Client` itself would wait for the file for ever.
+
+    Raises:
+        OSError: there is no file.
+        ValueError: it has no address.
+    """
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            match json.loads(scheduler_file.read_bytes()):
+                case {"address": str(address)}:
+                    return address
+            raise ValueError("the file has no address")
+        except (FileNotFoundError, ValueError):
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.1)
 
 
 def _on_worker(name: str, function: Callable[[Resident, Item], Result], item: Item) -> Result:
