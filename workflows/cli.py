@@ -111,7 +111,7 @@ def run(scenes: tuple[str, ...], as_json: bool, quiet: bool, **arguments: Any) -
         _print_json(reports[0] if len(reports) == 1 else {"runs": reports})
 
 
-@cli.command()
+@cli.command(short_help="Show what a run would take: tiles, memory, disk and time.")
 @click.argument("scene")
 @options.model
 @options.output
@@ -133,7 +133,7 @@ def plan(scene: str, as_json: bool, **arguments: Any) -> None:
     _print_json(found.to_dict()) if as_json else click.echo(texts.plan(found))
 
 
-@cli.command()
+@cli.command(short_help="Show a MODEL's bands, classes and footprint, and whether it is exact.")
 @click.argument("model", required=False)
 @options.as_json
 def inspect(model: str | None, as_json: bool) -> None:
@@ -158,7 +158,7 @@ def models(as_json: bool) -> None:
     _print_json(found.to_dict()) if as_json else click.echo(texts.catalogue(found))
 
 
-@cli.command()
+@cli.command(short_help="Compute windows of SCENE again and compare them with its map.")
 @click.argument("scene")
 @click.argument("output", type=click.Path(path_type=Path))
 @options.model
