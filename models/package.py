@@ -156,6 +156,8 @@ def save(model: SegmentationModel, folder: str | Path, *, overwrite: bool = Fals
     try:
         (staging / ITEM).write_text(text, encoding="utf-8")
         weights.write(model.network, staging / WEIGHTS)
+        # safetensors lets nobody else read what it writes.
+        shutil.copymode(staging / ITEM, staging / WEIGHTS)
         for path in (staging / ITEM, staging / WEIGHTS, staging):
             _sync(path)
         _publish(staging, target)

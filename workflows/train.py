@@ -26,6 +26,7 @@ from segpipe.models.training import (
 )
 from segpipe.pipeline.errors import InputRefusedError
 from segpipe.pipeline.scene import Scene, open_scene
+from segpipe.pipeline.storage import reported
 from segpipe.pipeline.window import Window
 from segpipe.workflows.holdout import Holdout
 from segpipe.workflows.label_scheme import LabelScheme
@@ -147,7 +148,8 @@ def train(
         metrics=_metrics(classes, holdout, gap, training, scores, compared)
         | {"schedule": asdict(schedule)},
     )
-    save(SegmentationModel(network, card), folder, overwrite=overwrite)
+    with reported("write", folder):
+        save(SegmentationModel(network, card), folder, overwrite=overwrite)
     return TrainingReport(folder, card, scores, compared, losses, time.monotonic() - began)
 
 
