@@ -7,7 +7,7 @@ import rasterio
 import torch
 from numpy.typing import NDArray
 from rasterio.transform import Affine
-from torch import nn
+from torch import Tensor, nn
 
 from segpipe.models.package import ClassInfo, ModelCard, SegmentationModel
 from segpipe.models.registry import build
@@ -26,13 +26,20 @@ def card(
 
 
 def alive(network: nn.Module, seed: int = 0) -> nn.Module:
-    """The network with weights under which every path counts and every class occurs."""
+    """The network with weights under which every path counts and classes change all the time."""
     generator = torch.Generator().manual_seed(seed)
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, generator=generator)
             if module.bias is not None:
                 nn.init.normal_(module.bias, std=0.1, generator=generator)
+    # Statistics of the kind of numbers that the network will see keep deep ones from running off.
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0
+    if norms:
+        with torch.no_grad():
+            network.train()(torch.randn(2, 3, 256, 256, generator=generator))
     return network.eval()
 
 
@@ -42,6 +49,31 @@ def model(
     """A registered architecture with random weights."""
     network = build(architecture, 3, 5, **options)
     return SegmentationModel(alive(network, seed), card(name))
+
+
+class Balanced(nn.Module):
+    """A network whose scores are shifted and scaled so that every class wins somewhere."""
+
+    def __init__(self, network: nn.Module, image: Tensor) -> None:
+        super().__init__()
+        self.network = network
+        with torch.no_grad():
+            scores = network(image)
+        self.mean = nn.Parameter(scores.mean((0, 2, 3))[:, None, None])
+        self.std = nn.Parameter(scores.std((0, 2, 3))[:, None, None])
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Scores of mean 0 and deviation 1, about."""
+        scores: Tensor = (self.network(image) - self.mean) / self.std
+        return scores
+
+
+def balanced(architecture: str) -> SegmentationModel:
+    """A registered architecture with random weights of which every class wins somewhere."""
+    plain = model(architecture)
+    pixels = torch.from_numpy(landscape(256, 256).astype(np.float32))
+    image = (pixels - plain.card.mean[0]) / plain.card.std[0]
+    return SegmentationModel(Balanced(plain.network, image[None]), plain.card)
 
 
 def small(seed: int = 0, name: str = "toy") -> SegmentationModel:
