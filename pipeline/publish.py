@@ -47,6 +47,16 @@ def publish_zarr(
     _publish(staged, output, _style(output, legend, style, overwrite), overwrite)
 
 
+def put_back(folder: Path, output: Path) -> None:
+    """Moves back what an overwrite in this staging folder set aside, if it never ended."""
+    if output.exists():
+        return
+    for replaced in folder.glob(f"**/{_REPLACED}"):
+        # The output goes last: where it stands, its side-cars stand beside it.
+        for path in sorted(replaced.iterdir(), key=lambda path: path.name == output.name):
+            storage.rename(path, output.with_name(path.name))
+
+
 def _style(output: Path, legend: Legend, style: bool, overwrite: bool) -> dict[Path, bytes]:
     path = output.with_suffix(".qml")
     # Without an output, a style is what someone made for it, or our own from a call that ended.

@@ -21,6 +21,7 @@ from pathlib import Path
 from segpipe.pipeline import storage
 from segpipe.pipeline.errors import FingerprintMismatchError
 from segpipe.pipeline.fingerprint import Fields, differences, digest
+from segpipe.pipeline.publish import put_back
 from segpipe.pipeline.receipt import Receipt
 
 
@@ -90,6 +91,7 @@ def staging(
     if new_run:
         for folder in staged_beside(output):
             with _locked(folder, output):
+                put_back(folder, output)
                 storage.remove(folder)
     for folder in staged_beside(output):
         if folder != mine.folder:

@@ -221,7 +221,7 @@ def test_a_disk_that_takes_no_more_is_told_in_a_line(tmp_path: Path) -> None:
 
     for _ in range(len(sizes)):
         done = subprocess.run(
-            [sys.executable, "-c", _LIMITED, str(tmp_path)],
+            [sys.executable, "-B", "-c", _LIMITED, str(tmp_path)],
             preexec_fn=limit,
             capture_output=True,
             text=True,
