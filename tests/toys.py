@@ -1,6 +1,7 @@
 """Small networks and scenes, and the reference that every map is compared with."""
 
 from pathlib import Path
+from xml.sax.saxutils import escape
 
 import numpy as np
 import rasterio
@@ -144,3 +145,31 @@ def whole_image(
 def grid(height: int, width: int) -> Grid:
     """A grid of that size."""
     return Grid(height, width, (28.5, 0.0, 630534.0, 0.0, -28.5, 228114.0), "EPSG:32119")
+
+
+def repeated(path: Path, tile: Path, side: int) -> Path:
+    """A square scene as a VRT that shows a raster again and again, `side` pixels wide."""
+    with rasterio.open(tile) as file:
+        height, width, count = file.height, file.width, file.count
+        kind = {"uint8": "Byte", "uint16": "UInt16"}[file.dtypes[0]]
+        crs, names = file.crs.to_wkt(), file.descriptions
+    bands = []
+    for band in range(1, count + 1):
+        sources = "".join(
+            f'<SimpleSource><SourceFilename relativeToVRT="0">{tile}</SourceFilename>'
+            f"<SourceBand>{band}</SourceBand>"
+            f'<SrcRect xOff="0" yOff="0" xSize="{w}" ySize="{h}"/>'
+            f'<DstRect xOff="{left}" yOff="{top}" xSize="{w}" ySize="{h}"/></SimpleSource>'
+            for top in range(0, side, height)
+            for left in range(0, side, width)
+            for h, w in [(min(height, side - top), min(width, side - left))]
+        )
+        bands.append(
+            f'<VRTRasterBand dataType="{kind}" band="{band}"><Description>{names[band - 1]}'
+            f"</Description><NoDataValue>0</NoDataValue>{sources}</VRTRasterBand>"
+        )
+    path.write_text(
+        f'<VRTDataset rasterXSize="{side}" rasterYSize="{side}"><SRS>{escape(crs)}</SRS>'
+        f"<GeoTransform>0, 30, 0, 0, 0, -30</GeoTransform>{''.join(bands)}</VRTDataset>"
+    )
+    return path
