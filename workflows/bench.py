@@ -26,7 +26,7 @@ class Benchmark:
     Attributes:
         end_to_end: from the call to the published map.
         forward: of the bare network on as many pixels as the run computed, resident on the device.
-        read, write, publish: as in the run; reading and writing overlap the network.
+        read, predict, write, publish: as in the run; predicting includes waiting for the device.
         scheduling: of as many empty tasks as there were tiles.
         extra_work: pixels computed over pixels of the scene.
     """
@@ -42,6 +42,7 @@ class Benchmark:
     end_to_end: float
     forward: float
     read: float
+    predict: float
     write: float
     publish: float
     scheduling: float
@@ -116,6 +117,7 @@ def bench(
         end_to_end=report.seconds.total,
         forward=one * report.tiles,
         read=report.seconds.read,
+        predict=report.seconds.predict,
         write=report.seconds.write,
         publish=report.seconds.publish,
         scheduling=_scheduling(report.tiles),

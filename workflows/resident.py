@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from segpipe.models.blend import TiledNetwork
 from segpipe.models.card import NODATA, ModelCard
 from segpipe.models.engine import Engine, Precision
+from segpipe.models.heap import keep_freed_memory
 from segpipe.models.predictor import TorchPredictor, choose_engine
 from segpipe.pipeline.label_store import LabelStore
 from segpipe.pipeline.mapping import Job, label, map_tile
@@ -30,6 +31,7 @@ class Resident:
     """
 
     def __init__(self, tiled: TiledNetwork, card: ModelCard) -> None:
+        keep_freed_memory()
         self.tiled = tiled
         self.card = card
         self._lock = threading.Lock()

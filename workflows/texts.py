@@ -178,6 +178,7 @@ def benchmark(found: Benchmark) -> str:
         ("over network", f"{found.over_forward:.3f}"),
         ("extra work", f"{found.extra_work:.2f} pixels computed for each pixel of the scene"),
         ("reading", f"{found.read:.2f} s, beside the network"),
+        ("predicting", f"{found.predict:.2f} s, waiting for the device included"),
         ("writing", f"{found.write:.2f} s, beside the network"),
         ("publishing", f"{found.publish:.2f} s"),
         ("scheduling", f"{found.scheduling_share:.2%} of the whole"),
