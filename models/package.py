@@ -16,7 +16,9 @@ from torch import nn
 from segpipe.models import weights
 from segpipe.models.card import ClassInfo, ModelCard
 from segpipe.models.errors import ModelError
+from segpipe.models.exported import REFUSALS
 from segpipe.models.footprint import Footprint, measure
+from segpipe.models.liveness import activation_bytes
 from segpipe.models.network import Architecture, Network
 from segpipe.models.registry import create
 from segpipe.models.stac import model_item
@@ -30,6 +32,10 @@ LARGEST_ITEM = 16 << 20
 """Bytes of a `model.json` that are read at most; the usual one has a few thousand."""
 
 
+_UNKNOWN_ACTIVATIONS = 1024.0
+"""Bytes a pixel, as a U-Net of the usual width takes."""
+
+
 class PackageExistsError(ModelError):
     """A package is to be saved where something is already."""
 
@@ -38,14 +44,19 @@ class PackageExistsError(ModelError):
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """A footprint that was measured on the network of this digest."""
+    """What was measured on the network of this digest: its footprint, and its live activations."""
 
     network_sha256: str
     footprint: Footprint
+    activation_bytes: float
 
     def to_dict(self) -> dict[str, Any]:
         """The certificate as JSON takes it."""
-        return {"network_sha256": self.network_sha256, "footprint": self.footprint.to_dict()}
+        return {
+            "network_sha256": self.network_sha256,
+            "footprint": self.footprint.to_dict(),
+            "activation_bytes": self.activation_bytes,
+        }
 
     @classmethod
     def from_dict(cls, data: object) -> "Certificate":
@@ -66,12 +77,15 @@ class Certificate:
                     "exact": bool(exact),
                     "reasons": list(reasons),
                 },
-            } if stride > 0 and min(top, left, bottom, right) >= 0:
+                "activation_bytes": float(activations),
+            } if activations > 0 and stride > 0 and min(top, left, bottom, right) >= 0:
                 footprint = Footprint(
                     stride, top, left, bottom, right, exact, tuple(map(str, reasons))
                 )
-                return cls(digest, footprint)
-        raise ModelError(f"a certificate is a digest and a footprint, got {data!r:.120}")
+                return cls(digest, footprint, activations)
+        raise ModelError(
+            f"a certificate is a digest, a footprint and activation bytes, got {data!r:.120}"
+        )
 
 
 class SegmentationModel:
@@ -115,10 +129,23 @@ class SegmentationModel:
     @cached_property
     def footprint(self) -> Footprint:
         """How far an output pixel sees; measured unless the certificate is this network's."""
+        known = self._known
+        return known.footprint if known else measure(self.network, len(self.card.bands))
+
+    @cached_property
+    def activation_bytes(self) -> float:
+        """Peak bytes of live fp32 activations for a pixel; a guess for what can't be exported."""
+        if known := self._known:
+            return known.activation_bytes
+        try:
+            return activation_bytes(self.network, len(self.card.bands))
+        except REFUSALS:
+            return _UNKNOWN_ACTIVATIONS
+
+    @cached_property
+    def _known(self) -> Certificate | None:
         known = self._certificate
-        if known is not None and known.network_sha256 == self.network_sha256:
-            return known.footprint
-        return measure(self.network, len(self.card.bands))
+        return known if known and known.network_sha256 == self.network_sha256 else None
 
     @cached_property
     def network_sha256(self) -> str:
@@ -196,7 +223,9 @@ def _item(model: SegmentationModel) -> dict[str, Any]:
         "card": model.card.to_dict(),
         "architecture": model.architecture.to_dict(),
         "network_sha256": model.network_sha256,
-        "certificate": Certificate(model.network_sha256, model.footprint).to_dict(),
+        "certificate": Certificate(
+            model.network_sha256, model.footprint, model.activation_bytes
+        ).to_dict(),
     }
     return item
 

@@ -11,7 +11,6 @@ import numpy as np
 from segpipe.models.blend import Blended, TiledNetwork, as_tiled
 from segpipe.models.engine import Precision
 from segpipe.models.footprint import Footprint
-from segpipe.models.liveness import activation_bytes
 from segpipe.models.package import SegmentationModel
 from segpipe.models.predictor import choose_engine
 from segpipe.pipeline import budget
@@ -188,7 +187,7 @@ def _costs(model: SegmentationModel, tiled: TiledNetwork, scene: Scene) -> budge
     weights = sum(tensor.nbytes for tensor in model.network.state_dict().values())
     bands, classes = len(model.card.bands), len(model.card.classes)
     network = tiled.network
-    activations = _COPIES * activation_bytes(model.network, bands)
+    activations = _COPIES * model.activation_bytes
     # The device holds a second copy of the weights, in its own precision and layout.
     fixed = _PROCESS_BYTES + 2 * weights
     if isinstance(network, Blended):

@@ -164,7 +164,7 @@ def test_a_footprint_is_measured_once(measured: list[nn.Module]) -> None:
 def test_a_certificate_of_another_network_is_not_trusted(
     folder: Path, measured: list[nn.Module]
 ) -> None:
-    lie = Certificate("0" * 64, replace(FOOTPRINT, left=0)).to_dict()
+    lie = Certificate("0" * 64, replace(FOOTPRINT, left=0), 9.0).to_dict()
     edit(folder, lambda own: own.update(certificate=lie))
     assert load(folder).footprint == FOOTPRINT
     assert len(measured) == 1
