@@ -31,6 +31,11 @@ LIGHT: dict[str, Callable[[], SegmentationModel]] = {
 HEAVY = ("unet-resnet18", "segnet-vgg16", "fcn8s-vgg16", "fcn-resnet50")
 """Encoders as in the papers: strides 8 to 32, skips, max-unpooling, dilation."""
 
+MOVED = {"fcn-resnet50": 1e-5}
+"""Share of labels that a plain forward pass of torch may give otherwise than segpipe's single pass:
+torch sums 1 x 1 convolutions over many channels in an order that depends on the image's size, which
+moves labels whose best two scores are equal but for the last bits."""
+
 
 class Plain(nn.Sequential):
     def __init__(self) -> None:
@@ -88,6 +93,15 @@ def reference(model: SegmentationModel, pixels: NDArray[np.uint16]) -> NDArray[n
     return toys.whole_image(model.network, model.card, model.footprint.stride, pixels, valid)
 
 
+def in_one_pass(model: SegmentationModel, pixels: NDArray[np.uint16]) -> NDArray[np.uint8]:
+    """The whole scene through segpipe's own predictor, without a tile."""
+    valid = (pixels != 0).all(axis=0)
+    stride, engine = model.footprint.stride, Engine(threads=default_threads())
+    predictor = TorchPredictor(model.network, model.card, stride, engine)
+    everything = (slice(0, valid.shape[0]), slice(0, valid.shape[1]))
+    return np.where(valid, predictor(pixels, valid, everything), np.uint8(255))
+
+
 def labels_of(path: Path) -> NDArray[np.uint8]:
     with rasterio.open(path) as file:
         labels: NDArray[np.uint8] = file.read(1)
@@ -118,8 +132,10 @@ def test_the_great_networks_on_a_real_scene(
 ) -> None:
     scene, pixels = landsat8
     model = toys.balanced(architecture)
-    expected = reference(model, pixels)
+    expected = in_one_pass(model, pixels)
     assert len(np.unique(expected)) > 2, "a map of one class would prove nothing"
+    moved = np.count_nonzero(reference(model, pixels) != expected)
+    assert moved <= MOVED.get(architecture, 0) * expected.size
     for side in (256, 512, 768, 1024):
         report = run(
             scene, model=model, output=tmp_path / f"{side}.tif", tile=side, precision="fp32"
