@@ -1,7 +1,6 @@
 """From raw pixels to labels on a device, in a single pass."""
 
 import copy
-import math
 import threading
 import time
 from contextlib import AbstractContextManager, nullcontext
@@ -102,19 +101,19 @@ class TorchPredictor:
         raise MemoryError(found)
 
     def forward_seconds(self, height: int, width: int, repeats: int = 3) -> float:
-        """Seconds of a bare forward pass over numbers that are on the device: the best of some."""
+        """Seconds of a bare forward pass over numbers that are on the device, the mean of some."""
         bands = len(self._card.bands)
         images = torch.randn(1, bands, height, width, device=self._device)
         images = images.to(self._engine.dtype).contiguous(memory_format=self._format)
-        best = math.inf
         with self._lock, torch.inference_mode(), _settings(self._engine):
-            for _ in range(repeats):
-                start = time.perf_counter()
+            start = 0.0
+            for number in range(repeats + 1):
+                if number == 1:  # the first pass only warms up
+                    start = time.perf_counter()
                 self._scores(images)
                 if self._stream is not None:
                     torch.cuda.synchronize(self._device)
-                best = min(best, time.perf_counter() - start)
-        return best
+        return (time.perf_counter() - start) / repeats
 
     def _predict(
         self, pixels: NDArray[np.generic], valid: NDArray[np.bool_], core: tuple[slice, slice]
