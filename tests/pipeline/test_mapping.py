@@ -25,8 +25,12 @@ class Neighbours:
         if height * width > self.most:
             raise MemoryError(f"{height * width} pixels")
         padded = np.pad(np.where(valid, pixels[0], 0).astype(np.int64), self.reach)
-        across = sum(padded[:, n : n + width] * (n + 1) for n in range(2 * self.reach + 1))
-        around = sum(across[n : n + height] * (n + 1) for n in range(2 * self.reach + 1))
+        across = np.zeros((height + 2 * self.reach, width), np.int64)
+        around = np.zeros((height, width), np.int64)
+        for n in range(2 * self.reach + 1):
+            across += padded[:, n : n + width] * (n + 1)
+        for n in range(2 * self.reach + 1):
+            around += across[n : n + height] * (n + 1)
         phase = np.add.outer(np.arange(height) % self.stride, np.arange(width) % self.stride)
         labels: NDArray[np.uint8] = ((around + phase) % 250).astype(np.uint8)
         return labels[core]
@@ -70,7 +74,9 @@ def test_memory_that_is_too_small_for_a_chunk_is_told() -> None:
 
 
 def test_where_nothing_is_valid_the_network_is_not_asked() -> None:
-    def never(*_: object) -> NDArray[np.uint8]:
+    def never(
+        pixels: NDArray[np.generic], valid: NDArray[np.bool_], core: tuple[slice, slice]
+    ) -> NDArray[np.uint8]:
         raise AssertionError("the network was asked")
 
     pixels = np.zeros((3, 40, 50), np.uint16)
