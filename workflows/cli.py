@@ -40,12 +40,7 @@ def cli() -> None:
 
 @cli.command()
 @click.argument("scenes", metavar="SCENE...", nargs=-1, required=True)
-@options.model
-@options.output
-@options.bands
-@options.tile
-@options.device
-@options.precision
+@options.mapping
 @click.option(
     "--engine",
     type=click.Choice(["auto", "torch"]),
@@ -62,7 +57,6 @@ def cli() -> None:
     show_default=True,
     help="Processes on this machine; one already uses all its cores.",
 )
-@options.memory
 @click.option("--style/--no-style", default=True, help="Write a QGIS style beside the map, or not.")
 @click.option(
     "--zarr-format",
@@ -113,13 +107,7 @@ def run(scenes: tuple[str, ...], as_json: bool, quiet: bool, **arguments: Any) -
 
 @cli.command(short_help="Show what a run would take: tiles, memory, disk and time.")
 @click.argument("scene")
-@options.model
-@options.output
-@options.bands
-@options.tile
-@options.device
-@options.precision
-@options.memory
+@options.mapping
 @options.as_json
 def plan(scene: str, as_json: bool, **arguments: Any) -> None:
     """Show what `run` would do with SCENE: tiles, margin, extra work, memory, disk and time.
@@ -135,8 +123,13 @@ def plan(scene: str, as_json: bool, **arguments: Any) -> None:
 
 @cli.command(short_help="Show a MODEL's bands, classes and footprint, and whether it is exact.")
 @click.argument("model", required=False)
+@click.option(
+    "--prove",
+    is_flag=True,
+    help="Compare tiles with the whole image in float64, on its own weights and on random ones.",
+)
 @options.as_json
-def inspect(model: str | None, as_json: bool) -> None:
+def inspect(model: str | None, prove: bool, as_json: bool) -> None:
     """Show a MODEL's parameters, bands, classes and footprint, and whether tiles can be exact.
 
     MODEL is a package's folder, a bundled model or an architecture (see `segpipe models`); the
@@ -144,11 +137,11 @@ def inspect(model: str | None, as_json: bool) -> None:
     """
     from segpipe.workflows.inspect import inspect as inspect_model
 
-    found = inspect_model(model)
+    found = inspect_model(model, prove=prove)
     _print_json(found.to_dict()) if as_json else click.echo(texts.inspection(found))
 
 
-@cli.command()
+@cli.command(short_help="List the bundled models and the architectures.")
 @options.as_json
 def models(as_json: bool) -> None:
     """List the bundled models, and the architectures that `train` and `inspect` take."""
@@ -194,7 +187,7 @@ def verify(
     found.require()
 
 
-@cli.command()
+@cli.command(short_help="Learn a model from a scene and its labels.")
 @click.argument("scene")
 @click.argument("labels")
 @click.option(
@@ -268,7 +261,7 @@ def train(
     _print_json(found.to_dict()) if as_json else click.echo(texts.training(found))
 
 
-@cli.command()
+@cli.command(short_help="Time a run beside what its parts take alone.")
 @click.argument("scene")
 @options.model
 @options.bands

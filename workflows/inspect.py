@@ -5,6 +5,8 @@ from typing import Any
 
 from segpipe.models.card import ModelCard
 from segpipe.models.footprint import Footprint
+from segpipe.models.proof import Proof
+from segpipe.models.proof import prove as compare_tiles
 from segpipe.workflows.catalogue import Model, find_or_build
 
 
@@ -16,6 +18,7 @@ class Inspection:
     parameters: int
     footprint: Footprint
     sha256: str
+    proof: Proof | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The model as `segpipe inspect --json` prints it."""
@@ -32,14 +35,22 @@ class Inspection:
             "training_data": card.training_data,
             "metrics": card.metrics,
             "sha256": self.sha256,
+            "proof": self.proof and {**asdict(self.proof), "holds": self.proof.holds},
         }
 
 
-def inspect(model: Model | None = None) -> Inspection:
+def inspect(model: Model | None = None, *, prove: bool = False) -> Inspection:
     """The facts about a package, a bundled model or a registered architecture.
+
+    With `prove`, tiles are compared with the whole image in float64, on the model's weights and on
+    random ones, if the network is said to be exact; that takes seconds to a minute.
 
     Raises:
         ModelError: there is no such model, or its package is refused.
     """
     found = find_or_build(model)
-    return Inspection(found.card, found.parameters, found.footprint, found.digest)
+    footprint = found.footprint
+    proof = None
+    if prove and footprint.exact:
+        proof = compare_tiles(found.network, footprint, len(found.card.bands))
+    return Inspection(found.card, found.parameters, footprint, found.digest, proof)

@@ -105,3 +105,5 @@ precision = click.option(
 as_json = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object and nothing else."
 )
+mapping = together(model, output, bands, tile, memory, device, precision)
+"""Everything that decides how a scene is mapped, for `run` and `plan`."""

@@ -86,6 +86,11 @@ def inspection(found: Inspection) -> str:
         for name, value in metrics.items()
         if isinstance(value, float)
     ]
+    if proof := found.proof:
+        verdict = "hold" if proof.holds else "DO NOT HOLD: please report this network"
+        rows.append(
+            ("proof", f"{proof.tiles} tiles in float64, off by {proof.difference:.1g}: {verdict}")
+        )
     return _facts(rows)
 
 

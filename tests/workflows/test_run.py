@@ -179,6 +179,13 @@ def test_inspection_counts_what_torch_counts() -> None:
     assert data["footprint"]["stride"] == 4
 
 
+def test_inspection_can_prove_what_it_says() -> None:
+    proof = inspect(toys.small(), prove=True).proof
+    assert proof is not None
+    assert proof.holds
+    assert inspect(toys.small()).proof is None
+
+
 def test_a_map_that_was_changed_does_not_verify(scene: Path, tmp_path: Path) -> None:
     model = toys.small()
     report = run(scene, model=model, output=tmp_path / "map.tif", precision="fp32", style=False)
