@@ -81,11 +81,12 @@ def inspection(found: Inspection) -> str:
         ("trained on", card.training_data),
         ("about", card.description),
     ]
-    rows += [
-        (name.replace("_", " "), f"{value:.3f} on held-out data")
-        for name, value in metrics.items()
-        if isinstance(value, float)
-    ]
+    forest = metrics.get("random_forest", {})
+    for name in ("overall_accuracy", "mean_iou"):
+        if name in metrics:
+            beside = f"; a per-pixel forest {forest[name]:.3f}" if name in forest else ""
+            title = name.replace("_", " ").replace("iou", "IoU")
+            rows.append((title, f"{metrics[name]:.3f} on data held out{beside}"))
     if proof := found.proof:
         verdict = "hold" if proof.holds else "DO NOT HOLD: please report this network"
         rows.append(
