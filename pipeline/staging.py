@@ -70,6 +70,12 @@ def staged_beside(output: Path) -> list[Path]:
     return sorted(output.parent.glob(f".{_escaped(output.name)}.segpipe-*"))
 
 
+def begun(output: Path) -> Fields | None:
+    """The fields of the run that was begun for this output, or None without exactly one."""
+    folders = staged_beside(output)
+    return _fields(folders[0]) if len(folders) == 1 else None
+
+
 @contextlib.contextmanager
 def staging(
     output: Path, fields: Fields, *, new_run: bool, create: Callable[[Path], None]
@@ -116,10 +122,8 @@ def discard(finished: Staging) -> None:
 
 
 def _refuse(folder: Path, output: Path, fields: Fields) -> None:
-    run = Staging(folder).run
-    try:
-        before = json.loads(run.read_bytes())
-    except (FileNotFoundError, ValueError):
+    before = _fields(folder)
+    if before is None:
         # Killed while it was made or removed: nothing of value is inside.
         with _locked(folder, output):
             storage.remove(folder)
@@ -129,6 +133,14 @@ def _refuse(folder: Path, output: Path, fields: Fields) -> None:
         f"an unfinished run for {output} was begun differently ({changes}); "
         f"type the command as it was to resume it, or add --new-run to start again"
     )
+
+
+def _fields(folder: Path) -> Fields | None:
+    try:
+        fields: Fields = json.loads(Staging(folder).run.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    return fields
 
 
 @contextlib.contextmanager

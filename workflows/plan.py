@@ -15,9 +15,12 @@ from segpipe.models.package import SegmentationModel
 from segpipe.models.predictor import choose_engine
 from segpipe.pipeline import budget
 from segpipe.pipeline.errors import InputRefusedError, StorageError
+from segpipe.pipeline.fingerprint import Fields
+from segpipe.pipeline.grid import Grid
 from segpipe.pipeline.legend import Legend, LegendEntry
 from segpipe.pipeline.plan import CHUNK, Margin, Plan
 from segpipe.pipeline.scene import Scene, open_scene
+from segpipe.pipeline.staging import begun
 from segpipe.workflows.catalogue import Model, find
 from segpipe.workflows.errors import OptionError
 from segpipe.workflows.resident import Resident
@@ -143,24 +146,49 @@ def prepare(
     names = None if bands is None else [str(band) for band in bands]
     source = open_scene(scene, names, card.bands)
     tiled = as_tiled(found.network, card, found.footprint)
-    margin = Margin(tiled.top, tiled.left, tiled.bottom, tiled.right)
     costs = _costs(found, tiled, source)
+    path = _output(scene, output)
+    before = begun(path)
+    cut = _cut(source.grid, tiled, costs, _resumed(tile, before), memory)
+    disk = budget.disk_bytes(cut, cog=path.suffix == ".tif")
+    if before is None:
+        # A run that was begun has taken its part already; publishing asks for the rest.
+        budget.require_space(cut, source.path, source.bytes_per_pixel, path, disk)
+    return Preparation(source, found, tiled, cut, path, costs.of(cut), disk)
+
+
+def _resumed(tile: str | int, before: Fields | None) -> str | int:
+    """The side that is asked for; `auto` is that of the run that was begun, if there is one.
+
+    What is free changes from one hour to the next, and a resumed run must have the same tiles.
+    """
+    return tile if before is None or tile != "auto" else int(before["options"]["tile"])
+
+
+def _cut(
+    grid: Grid, tiled: TiledNetwork, costs: budget.Costs, tile: str | int, memory: str | None
+) -> Plan:
+    """The plan for tiles of this side, or of the one that suits the memory.
+
+    Raises:
+        InputRefusedError: the tiles don't fit into the memory.
+        OptionError: the side or the memory makes no sense.
+    """
+    margin = Margin(tiled.top, tiled.left, tiled.bottom, tiled.right)
     try:
         limit = budget.memory_limit(memory)
-        cut = Plan(source.grid, CHUNK if tile == "auto" else int(tile), tiled.stride, margin)
+        cut = Plan(grid, CHUNK if tile == "auto" else int(tile), tiled.stride, margin)
     except ValueError as error:
         raise OptionError(str(error)) from error
     if tile == "auto":
-        cut = budget.choose_plan(cut, costs, limit)
-    elif memory is not None and costs.of(cut) > limit:
+        return budget.choose_plan(cut, costs, limit)
+    if memory is not None and costs.of(cut) > limit:
         raise InputRefusedError(
             f"tiles of {tile} need {budget.readable(costs.of(cut))} of memory and --memory allows "
-            f"{budget.readable(limit)}; leave out --tile, or lower it"
+            f"{budget.readable(limit)}; leave out --tile or lower it, and add --new-run if a run "
+            "was begun with it"
         )
-    path = _output(scene, output)
-    disk = budget.disk_bytes(cut, cog=path.suffix == ".tif")
-    budget.require_space(cut, source.path, source.bytes_per_pixel, path, disk)
-    return Preparation(source, found, tiled, cut, path, costs.of(cut), disk)
+    return cut
 
 
 def _output(scene: str | Path, output: str | Path | None) -> Path:

@@ -179,7 +179,14 @@ def fingerprint_of(ready: Preparation, engine: Engine, zarr_format: int) -> Fiel
             "format": f"zarr {zarr_format}" if ready.output.suffix == ".zarr" else "cog",
             "tile": ready.plan.side,
         },
-        "engine": {**engine.to_dict(), "algorithm": ALGORITHM, "torch": version("torch")},
+        "engine": {
+            "name": engine.name,
+            "device": engine.device.partition(":")[0],
+            "precision": engine.precision,
+            "threads": engine.threads,
+            "algorithm": ALGORITHM,
+            "torch": version("torch"),
+        },
         "plan": ready.plan.digest,
     }
 

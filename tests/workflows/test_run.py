@@ -12,10 +12,12 @@ import xarray
 from torch import Tensor, nn
 
 from segpipe.models.package import SegmentationModel
+from segpipe.pipeline import budget
 from segpipe.pipeline.plan import CHUNK
 from segpipe.workflows.inspect import inspect
 from segpipe.workflows.plan import plan
 from segpipe.workflows.run import run
+from segpipe.workflows.stages import Progress
 from segpipe.workflows.verify import verify
 from tests import toys
 from tests.workflows.conftest import Command
@@ -160,6 +162,30 @@ def test_the_plan_is_what_the_run_does(scene: Path, tmp_path: Path) -> None:
     assert data["footprint"] == report.footprint.to_dict()
     assert data["extra_work"] > 1
     assert data["disk_bytes"] > output.stat().st_size
+
+
+class StoppedError(Exception):
+    """Somebody pulled the plug."""
+
+
+def test_a_resumed_run_keeps_its_tiles_whatever_memory_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = toys.write_scene(tmp_path / "scene.tif", toys.landscape(1500, 1500))
+    model, output = toys.small(), tmp_path / "map.tif"
+
+    def stop(progress: Progress) -> None:
+        if progress.done == 2:
+            raise StoppedError
+
+    monkeypatch.setattr(budget, "memory_limit", lambda memory: 800_000_000)
+    with pytest.raises(StoppedError):
+        run(scene, model=model, output=output, watch=stop)
+    monkeypatch.setattr(budget, "memory_limit", lambda memory: 8_000_000_000)
+    fresh = plan(scene, model=model, output=tmp_path / "other.tif").tile
+    report = run(scene, model=model, output=output)
+    assert report.tile < fresh
+    assert report.tiles_resumed >= 2
 
 
 def test_less_memory_means_smaller_tiles(tmp_path: Path) -> None:
