@@ -24,6 +24,7 @@ from distributed.comm.core import CommClosedError
 from distributed.scheduler import KilledWorker
 
 from segpipe.pipeline.errors import ClusterError, TilesFailedError
+from segpipe.pipeline.raster import WORKER_ENVIRONMENT
 
 Resident = TypeVar("Resident")
 Held = TypeVar("Held", covariant=True)
@@ -301,8 +302,14 @@ def _losses_reported() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Settings under which Dask neither chats nor gives up on a tile at the first death."""
-    settings = {
+    """Settings under which Dask neither chats nor gives up on a tile at the first death.
+
+    Worker processes are started with GDAL's drivers for the network switched off.
+    """
+    environment = {
+        f"distributed.nanny.environ.{name}": value for name, value in WORKER_ENVIRONMENT.items()
+    }
+    settings: dict[str, object] = environment | {
         "distributed.scheduler.allowed-failures": 3,
         "distributed.scheduler.worker-ttl": "60s",
         "distributed.comm.timeouts.connect": f"{_PATIENCE}s",

@@ -36,6 +36,10 @@ def place(resident: object) -> int:
     return os.getpid()
 
 
+def skipped(_: int, item: int) -> str:
+    return os.environ.get("GDAL_SKIP", "")
+
+
 def slow(_: int, item: int) -> int:
     time.sleep(0.2)
     return item
@@ -92,6 +96,11 @@ def test_nothing_listens_off_the_loopback() -> None:
     with embedded(7, workers=2) as runner:
         runner.call(place)
         assert listening() == {"127.0.0.1"}
+
+
+def test_worker_processes_have_no_drivers_for_the_network() -> None:
+    with embedded(7, workers=2) as runner:
+        assert all("WMS" in found.split() for found in runner.map(skipped, range(4)))
 
 
 def test_an_error_arrives_as_it_was_raised() -> None:
