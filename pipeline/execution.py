@@ -313,6 +313,8 @@ def _quiet() -> Iterator[None]:
         "distributed.scheduler.allowed-failures": 3,
         "distributed.scheduler.worker-ttl": "60s",
         "distributed.comm.timeouts.connect": f"{_PATIENCE}s",
+        # It looks at every thread a hundred times a second, beside the network.
+        "distributed.worker.profile.enabled": False,
     }
     with config.set(settings):
         yield
