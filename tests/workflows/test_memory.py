@@ -20,7 +20,7 @@ def peak(scene: Path, package: Path, output: Path) -> int:
         "try: cli.main()\n"
         "finally: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)"
     )
-    words = ["run", str(scene), "-m", str(package), "-o", str(output), "--tile", "1024", "--json"]
+    words = ["run", str(scene), "-m", str(package), "-o", str(output), "--tile", "2048", "--json"]
     done = subprocess.run(
         [sys.executable, "-c", script, *words], capture_output=True, text=True, check=True
     )
