@@ -1,6 +1,5 @@
 """What a run would do: tiles, margin, memory, disk and time, before anything is started."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -234,7 +233,7 @@ def _costs(model: SegmentationModel, tiled: TiledNetwork, scene: Scene) -> budge
 def _expected_seconds(
     ready: Preparation, device: str, precision: Precision | Literal["auto"]
 ) -> float:
-    side = max(CHUNK, ready.tiled.stride)
+    side = -(-CHUNK // ready.tiled.stride) * ready.tiled.stride
     pixels = np.ones((len(ready.scene.band_indexes), side, side), ready.scene.dtype)
     valid = np.ones((side, side), np.bool_)
     resident = Resident(ready.tiled, ready.model.card)
@@ -247,10 +246,5 @@ def _expected_seconds(
         device=device,
         precision=precision,
     )
-    predictor = resident.predictor(engine)
-    everything = (slice(0, side), slice(0, side))
-    predictor(pixels, valid, everything)
-    start = time.perf_counter()
-    predictor(pixels, valid, everything)
-    seconds = time.perf_counter() - start
+    seconds = resident.predictor(engine).forward_seconds(side, side)
     return seconds * ready.plan.extra_work * ready.plan.grid.pixels / side**2
