@@ -126,7 +126,7 @@ class Cluster(Generic[Resident]):
         running: dict[Any, Item] = {}
         with _losses_reported():
             # Twice the slots keeps every worker busy; more would only fill the scheduler.
-            completed = as_completed()
+            completed = as_completed(loop=self.client.loop)
             for item in itertools.islice(source, 2 * max(self.slots, 1)):
                 completed.add(self._submit(function, item, running))
                 started += 1
@@ -180,7 +180,7 @@ def embedded(
             memory_limit=0,
             silence_logs=logging.CRITICAL,
         ) as cluster,
-        Client(cluster) as client,
+        Client(cluster, set_as_default=False) as client,
     ):
         name = f"segpipe-{uuid.uuid4().hex}"
         if shared:
@@ -205,7 +205,7 @@ def existing(
     with _quiet(), contextlib.ExitStack() as stack:
         try:
             address = scheduler or _address(Path(place))
-            client = stack.enter_context(Client(address, timeout=_PATIENCE))
+            client = stack.enter_context(Client(address, timeout=_PATIENCE, set_as_default=False))
         except (OSError, TimeoutError, ValueError) as error:
             raise ClusterError(
                 f"no Dask scheduler answers at {place} ({_short(error)}); start one with "

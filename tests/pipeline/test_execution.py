@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from dask import config
 
 from segpipe.pipeline.errors import ClusterError, InputRefusedError, TilesFailedError
 from segpipe.pipeline.execution import Cluster, Serial, embedded, existing
@@ -152,3 +153,9 @@ def test_a_lost_scheduler_is_noticed(tmp_path: Path) -> None:
         worker.kill()
         scheduler.wait()
         worker.wait()
+
+
+def test_a_users_own_dask_work_goes_where_it_went_before() -> None:
+    with embedded("resident"):
+        assert config.get("scheduler", None) is None
+    assert config.get("scheduler", None) is None
