@@ -1,0 +1,59 @@
+"""The command `verify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from segpipe.workflows import options
+from segpipe.workflows.console import print_json
+
+if TYPE_CHECKING:  # --help needn't wait for torch
+    from segpipe.workflows.verify import Verification
+
+
+@click.command(short_help="Compute windows of SCENE again and compare them with its map.")
+@click.argument("scene")
+@click.argument("output", type=click.Path(path_type=Path))
+@options.model
+@options.bands
+@options.device
+@options.precision
+@click.option(
+    "--windows",
+    type=click.IntRange(1),
+    default=16,
+    show_default=True,
+    help="How many windows of 256 x 256 pixels to compare.",
+)
+@click.option("--all", "everything", is_flag=True, help="Compare the whole map.")
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(0, 1),
+    help="Share of labels that may differ; by default 0 on a CPU, 0.001 on a GPU.",
+)
+@click.option("--seed", default=0, show_default=True, help="Decides which windows are drawn.")
+@options.as_json
+def verify(
+    scene: str, output: Path, windows: int, everything: bool, as_json: bool, **arguments: Any
+) -> None:
+    """Compute windows of SCENE again and compare them with the map OUTPUT.
+
+    Each window is computed whole, with twice the margin. Exits with 10 if a label differs.
+    """
+    from segpipe.workflows.verify import verify as verify_map
+
+    found = verify_map(scene, output, windows=None if everything else windows, **arguments)
+    print_json(found.to_dict()) if as_json else click.echo(_text(found))
+    found.require()
+
+
+def _text(found: Verification) -> str:
+    """What was compared and what differed."""
+    verdict = "the map holds" if found.holds else "the map does not hold"
+    return (
+        f"{found.windows} windows, {found.pixels:,} labels compared, "
+        f"{found.differing:,} differ: {verdict}"
+    )
