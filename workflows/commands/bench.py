@@ -26,11 +26,11 @@ class _Bench(click.Group):
 
 @click.group(cls=_Bench, short_help="Measure what this machine gives, as ratios in one run.")
 def bench() -> None:
-    r"""Measure what this machine gives, as ratios in one run.
+    """Measure what this machine gives, as ratios in one run.
 
     \b
     segpipe bench scene.tif -m unet-resnet18     the same as `segpipe bench scene`
-    """
+    """  # noqa: D301
 
 
 @bench.command("scene", short_help="Time a run beside what its parts take alone.")
@@ -43,13 +43,13 @@ def bench() -> None:
 @options.memory
 @options.as_json
 def bench_scene(scene: str, as_json: bool, **arguments: Any) -> None:
-    r"""Time a run of SCENE beside what its parts take alone, on this machine.
+    """Time a run of SCENE beside what its parts take alone, on this machine.
 
     The map is thrown away. MODEL may be an architecture, which then has random weights.
 
     \b
     segpipe bench scene.tif -m unet-resnet18 --precision fp32
-    """
+    """  # noqa: D301
     from segpipe.workflows.bench import bench as measure
 
     found = measure(scene, **arguments)

@@ -66,13 +66,13 @@ def train(
     quiet: bool,
     **arguments: Any,
 ) -> None:
-    r"""Learn a model from SCENE and LABELS, a raster of class values on the same pixels.
+    """Learn a model from SCENE and LABELS, a raster of class values on the same pixels.
 
     The model is scored on a part of the scene that it never saw, beside a per-pixel random forest.
 
     \b
     segpipe train scene.tif labels.tif --classes classes.json -o my-model
-    """
+    """  # noqa: D301
     from segpipe.workflows.holdout import Holdout
     from segpipe.workflows.label_scheme import LabelScheme
     from segpipe.workflows.progress import StepPrinter
