@@ -1,12 +1,12 @@
 """GoogLeNet (Szegedy et al. 2015) as a fully convolutional encoder."""
 
 from dataclasses import dataclass
-from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
 from segpipe.models.layers import he_conv
+from segpipe.models.network import FeatureMap
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +36,8 @@ LEVEL4 = (
 )
 LEVEL5 = (Branches(256, 160, 320, 32, 128, 128), Branches(384, 192, 384, 48, 128, 128))
 
-CHANNELS = MappingProxyType({32: LEVEL5[-1].outputs})
-"""Channels of the last map, by its stride."""
+MAPS = (FeatureMap(32, LEVEL5[-1].outputs, 16),)
+"""The last map alone."""
 
 
 class Inception(nn.Module):
@@ -62,9 +62,11 @@ class Inception(nn.Module):
 class GoogLeNet(nn.Module):
     """The map before the classifier, keyed by its stride 32.
 
-    The last average pooling is 7 x 7 as in the classifier, with a stride of 1. The paddings put a
-    unit half a pixel off the middle of its block of 32 x 32 pixels. Response normalisation and the
-    auxiliary classifiers are left out. 5,973,552 parameters with three bands.
+    The last average pooling is 7 x 7 as in the classifier, with a stride of 1. Response
+    normalisation and the auxiliary classifiers are left out. 5,973,552 parameters with three bands.
+
+    Kernels of odd sides, padded by half on both sides, centre the unit i on the pixel 16 i after
+    the third pooling. The fourth one sees the units 2 i to 2 i + 2, the pixels around 16 (2 i + 1).
     """
 
     def __init__(self, bands: int) -> None:

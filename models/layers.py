@@ -7,48 +7,76 @@ from torch.nn import functional as F
 from segpipe.models.errors import ModelError
 
 
-def bilinear_kernel(factor: int) -> Tensor:
-    """Weights of a transposed convolution that upsamples bilinearly, (2 factor, 2 factor).
+def bilinear_kernel(factor: int, *, even: bool = True) -> Tensor:
+    """Weights of a transposed convolution that upsamples bilinearly, (side, side).
 
-    Used with a stride of `factor` and a padding of `factor / 2` it puts every score into the
-    middle of the block of pixels that it came from (Long, Shelhamer, Darrell 2015, section 3.3).
+    The side is 2 `factor`, for scores that lie between two fine units (Long, Shelhamer, Darrell
+    2015, section 3.3), or one less, for scores that lie on one.
     """
-    ramp = 1 - torch.abs(torch.arange(2 * factor) - (factor - 0.5)) / factor
+    side = 2 * factor if even else 2 * factor - 1
+    ramp = 1 - torch.abs(torch.arange(side) - (side - 1) / 2) / factor
     return torch.outer(ramp, ramp)
 
 
 class Upsampling(nn.Module):
     """Maps (N, channels, h, w) to (N, channels, factor h, factor w), each channel by itself.
 
-    The kernel starts as bilinear interpolation. It is a parameter if it is learned and a buffer if
-    it stays fixed. `factor` is even.
+    The kernel starts as bilinear interpolation, with zeros beyond the map. It is a parameter if it
+    is learned and a buffer if it stays fixed.
+
+    Args:
+        channels: of the map.
+        factor: fine units for each coarse one, even.
+        learned: whether training changes the kernel.
+        place: row and column of the fine grid on which the coarse unit (0, 0) lies, a multiple of
+            1/2 from 0 to `factor` - 1; the middle of its block unless it's said.
     """
 
     weight: Tensor
 
-    def __init__(self, channels: int, factor: int, *, learned: bool) -> None:
+    def __init__(
+        self, channels: int, factor: int, *, learned: bool, place: float | None = None
+    ) -> None:
         super().__init__()
         self.channels = channels
         self.factor = factor
-        kernel = bilinear_kernel(factor).expand(channels, 1, -1, -1).clone()
+        self.place = (factor - 1) / 2 if place is None else place
+        kernel = self._bilinear()
         if learned:
             self.weight = nn.Parameter(kernel)
         else:
             self.register_buffer("weight", kernel)
 
+    def reset(self) -> None:
+        """Makes the kernel bilinear again."""
+        with torch.no_grad():
+            self.weight.copy_(self._bilinear())
+
     def forward(self, scores: Tensor) -> Tensor:
         """The upsampled scores."""
-        return F.conv_transpose2d(
+        height, width = (self.factor * side for side in scores.shape[-2:])
+        # The kernel's first weight falls `lead` units before the first fine one; what its last
+        # weights lack at the map's end is filled up with zeros, or cut off.
+        side = self.weight.shape[-1]
+        lead = (side - 1) / 2 - self.place
+        lack = self.factor + 2 * int(lead) - side
+        fine = F.conv_transpose2d(
             scores,
             self.weight,
             stride=self.factor,
-            padding=self.factor // 2,
+            padding=int(lead),
+            output_padding=max(lack, 0),
             groups=self.channels,
         )
+        return fine if lack >= 0 else fine[..., :height, :width]
 
     def extra_repr(self) -> str:
         """What `print` shows."""
-        return f"{self.channels}, factor={self.factor}"
+        return f"{self.channels}, factor={self.factor}, place={self.place}"
+
+    def _bilinear(self) -> Tensor:
+        kernel = bilinear_kernel(self.factor, even=self.place % 1 == 0.5)
+        return kernel.expand(self.channels, 1, -1, -1).clone()
 
 
 def score_layer(channels: int, classes: int) -> nn.Conv2d:

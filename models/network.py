@@ -8,8 +8,12 @@ from typing import Any
 from torch import nn
 
 from segpipe.models.errors import ModelError
+from segpipe.models.layers import Upsampling
 
 Option = int | str
+
+UPSAMPLINGS = (Upsampling, nn.ConvTranspose2d)
+"""Layers whose parameters are upsampling kernels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,53 @@ class Architecture:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class FeatureMap:
+    """Where the units of an encoder's map lie: the unit (i, j) sees pixels around a middle.
+
+    Attributes:
+        stride: pixels from one unit to the next.
+        channels: of the map.
+        centre: row and column of the middle of what the unit (0, 0) sees; that of unit (i, j) is
+            `centre` + `stride` (i, j). The middle of the first block of pixels would be
+            (`stride` - 1) / 2.
+    """
+
+    stride: int
+    channels: int
+    centre: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How many numbers training can change: in all, in the encoder, in upsampling kernels."""
+
+    total: int
+    encoder: int | None
+    upsampling: int
+
+
 class Network(nn.Module):
     """A network (N, bands, H, W) to (N, classes, H, W) that may know how it was built."""
 
     architecture: Architecture | None = None
+
+    def converted(self) -> nn.Module | None:
+        """The part that was a classifier: image to its last map; None where there is no such."""
+        return None
+
+
+def sizes(network: nn.Module) -> Sizes:
+    """Parameters of a network and of those of its parts that papers count apart."""
+    encoder = getattr(network, "encoder", None)
+    upsamplings = (one for one in network.modules() if isinstance(one, UPSAMPLINGS))
+    return Sizes(
+        count(network),
+        count(encoder) if isinstance(encoder, nn.Module) else None,
+        sum(map(count, upsamplings)),
+    )
+
+
+def count(network: nn.Module) -> int:
+    """How many numbers training can change."""
+    return sum(parameter.numel() for parameter in network.parameters())

@@ -10,7 +10,9 @@ from segpipe.models.deeplab import DeepLabV3ResNet50
 from segpipe.models.errors import ModelError
 from segpipe.models.fcn import (
     FCNResNet50,
+    fcn8s_alexnet,
     fcn8s_vgg16,
+    fcn16s_alexnet,
     fcn16s_vgg16,
     fcn32s_alexnet,
     fcn32s_googlenet,
@@ -45,6 +47,8 @@ ARCHITECTURES: Mapping[str, Entry] = MappingProxyType(
         "fcn16s-vgg16": Entry(fcn16s_vgg16, "FCN-16s over VGG16: one skip"),
         "fcn8s-vgg16": Entry(fcn8s_vgg16, "FCN-8s over VGG16: two skips"),
         "fcn32s-alexnet": Entry(fcn32s_alexnet, "FCN-32s over AlexNet"),
+        "fcn16s-alexnet": Entry(fcn16s_alexnet, "FCN-16s over AlexNet: one skip"),
+        "fcn8s-alexnet": Entry(fcn8s_alexnet, "FCN-8s over AlexNet: two skips"),
         "fcn32s-googlenet": Entry(fcn32s_googlenet, "FCN-32s over GoogLeNet"),
         "segnet-vgg16": Entry(SegNetVGG16, "SegNet over VGG16: max-unpooling"),
         "fcn-compact": Entry(CompactFCN, "a small FCN with skips, quick on a CPU"),

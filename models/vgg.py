@@ -1,11 +1,11 @@
 """VGG16 (Simonyan and Zisserman 2015), whole as a fully convolutional encoder or in stages."""
 
 from collections.abc import Callable
-from types import MappingProxyType
 
 from torch import Tensor, nn
 
 from segpipe.models.layers import conv_relu, he_conv
+from segpipe.models.network import FeatureMap
 
 STAGES = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
 """Convolutions and channels before each of the five poolings."""
@@ -13,8 +13,8 @@ STAGES = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
 HEAD = 4096
 """Channels of the two fully connected layers."""
 
-CHANNELS = MappingProxyType({8: 256, 16: 512, 32: HEAD})
-"""Channels of the maps after pool3, pool4 and conv7, by their strides."""
+MAPS = (FeatureMap(8, 256, 3.5), FeatureMap(16, 512, 7.5), FeatureMap(32, HEAD, 15.5))
+"""The maps after pool3, pool4 and conv7; pooling 2 x 2 keeps a unit in the middle of its block."""
 
 ConvBlock = Callable[[int, int], tuple[nn.Module, ...]]
 
