@@ -19,7 +19,7 @@ from segpipe.models.errors import ModelError
 from segpipe.models.exported import REFUSALS
 from segpipe.models.footprint import Footprint, measure
 from segpipe.models.liveness import activation_bytes
-from segpipe.models.network import Architecture, Network
+from segpipe.models.network import Architecture, Network, count
 from segpipe.models.registry import create
 from segpipe.models.stac import model_item
 
@@ -124,7 +124,7 @@ class SegmentationModel:
     @property
     def parameters(self) -> int:
         """How many numbers training can change."""
-        return sum(parameter.numel() for parameter in self.network.parameters())
+        return count(self.network)
 
     @cached_property
     def footprint(self) -> Footprint:
@@ -202,6 +202,8 @@ def load(folder: str | Path) -> SegmentationModel:
     card, architecture, digest, certificate = _read_item(path)
     with torch.device("meta"):
         network = create(architecture)
+    # An option that is younger than the package has its default, and no part in the digest.
+    network.architecture = architecture
     weights.fill(network, path / WEIGHTS)
     model = SegmentationModel(network, card, certificate=certificate)
     if model.network_sha256 != digest:

@@ -1,8 +1,8 @@
 """The names under which networks can be built, trained, saved and loaded."""
 
 import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from segpipe.models.compact import CompactFCN
@@ -50,17 +50,46 @@ ARCHITECTURES: Mapping[str, Entry] = MappingProxyType(
         "fcn16s-alexnet": Entry(fcn16s_alexnet, "FCN-16s over AlexNet: one skip"),
         "fcn8s-alexnet": Entry(fcn8s_alexnet, "FCN-8s over AlexNet: two skips"),
         "fcn32s-googlenet": Entry(fcn32s_googlenet, "FCN-32s over GoogLeNet"),
-        "segnet-vgg16": Entry(SegNetVGG16, "SegNet over VGG16: max-unpooling"),
+        "segnet-vgg16": Entry(SegNetVGG16, "SegNet over VGG16: max-unpooling or transposed"),
         "fcn-compact": Entry(CompactFCN, "a small FCN with skips, quick on a CPU"),
         "unet": Entry(UNet, "U-Net of any depth and width"),
         "unet-resnet18": Entry(unet_resnet18, "U-Net over ResNet18"),
         "unet-resnet34": Entry(unet_resnet34, "U-Net over ResNet34"),
         "fcn-resnet50": Entry(FCNResNet50, "FCN over ResNet50, output stride 8"),
         "deeplabv3-resnet50": Entry(
-            DeepLabV3ResNet50, "DeepLabV3 over ResNet50: pools the whole image, so never exact"
+            DeepLabV3ResNet50, "DeepLabV3 over ResNet50; exact with the option pooling_window"
         ),
     }
 )
+
+
+def parse(text: str) -> tuple[str, dict[str, Option]]:
+    """Name and options of an architecture that is written as NAME or NAME:KEY=VALUE,KEY=VALUE.
+
+    `unet:depth=3,width=32` gives ("unet", {"depth": 3, "width": 32}).
+
+    Raises:
+        ModelError: as `options_of`.
+    """
+    name, _, rest = text.partition(":")
+    return name, options_of(name, rest.split(",") if rest else ())
+
+
+def options_of(name: str, pairs: Iterable[str]) -> dict[str, Option]:
+    """The options of an architecture from texts KEY=VALUE; whole numbers where the default is one.
+
+    Raises:
+        ModelError: the name or an option isn't known, or a text isn't of this form.
+    """
+    known = _entry(name).options
+    options: dict[str, Option] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise ModelError(f"an option of {name} is written as KEY=VALUE, got {pair!r:.80}")
+        _require_known(name, [key])
+        options[key] = _whole(key, value) if isinstance(known[key], int) else value
+    return options
 
 
 def names() -> tuple[str, ...]:
@@ -86,16 +115,42 @@ def create(architecture: Architecture) -> Network:
         ModelError: as `build`.
     """
     name = architecture.name
+    entry = _entry(name)
+    require("bands", architecture.bands, 1, MOST_BANDS)
+    require("classes", architecture.classes, 1, MOST_CLASSES)
+    _require_known(name, architecture.options)
+    whole = completed(architecture)
+    network = entry.builder(whole.bands, whole.classes, **whole.options)
+    network.architecture = whole
+    return network
+
+
+def completed(architecture: Architecture) -> Architecture:
+    """The same architecture with the defaults of the options that it leaves out.
+
+    Raises:
+        ModelError: its name isn't known.
+    """
+    options = {**_entry(architecture.name).options, **architecture.options}
+    return replace(architecture, options=options)
+
+
+def _entry(name: str) -> Entry:
     entry = ARCHITECTURES.get(name)
     if entry is None:
         raise ModelError(f"no architecture is called {name!r:.80}; there are {', '.join(names())}")
-    require("bands", architecture.bands, 1, MOST_BANDS)
-    require("classes", architecture.classes, 1, MOST_CLASSES)
-    unknown = sorted(set(architecture.options) - set(entry.options))
-    if unknown:
-        known = ", ".join(entry.options) or "none"
-        raise ModelError(f"{name} has no option {unknown[0]!r:.80}; its options are: {known}")
-    options = {**entry.options, **architecture.options}
-    network = entry.builder(architecture.bands, architecture.classes, **options)
-    network.architecture = Architecture(name, architecture.bands, architecture.classes, options)
-    return network
+    return entry
+
+
+def _require_known(name: str, options: Iterable[str]) -> None:
+    known = _entry(name).options
+    for option in sorted(set(options) - set(known)):
+        listed = ", ".join(known) or "none"
+        raise ModelError(f"{name} has no option {option!r:.80}; its options are: {listed}")
+
+
+def _whole(key: str, value: str) -> int:
+    try:
+        return int(value)
+    except ValueError as error:
+        raise ModelError(f"{key} is a whole number, got {value!r:.80}") from error

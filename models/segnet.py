@@ -1,7 +1,9 @@
-"""SegNet over VGG16 (Badrinarayanan, Kendall, Cipolla 2017): upsampling by max-unpooling."""
+"""SegNet over VGG16 (Badrinarayanan, Kendall, Cipolla 2017), by unpooling or by learned kernels."""
 
+import torch
 from torch import Tensor, nn
 
+from segpipe.models.errors import ModelError
 from segpipe.models.layers import conv_norm_relu
 from segpipe.models.network import Network
 from segpipe.models.vgg import STAGES, stage, stages
@@ -10,15 +12,26 @@ from segpipe.models.vgg import STAGES, stage, stages
 class SegNetVGG16(Network):
     """Thirteen convolutions down, thirteen up, then a 3 x 3 convolution to the classes.
 
-    Each pooling passes the places of its maxima to the unpooling of the same size, which puts the
-    values back there. Nothing is learned in the upsampling itself.
+    Each pooling passes the places of its maxima to the upsampling of the same size.
+
+    Args:
+        bands: number of input channels.
+        classes: number of output channels.
+        upsampling: "unpooling" puts the values back into these places and learns nothing, as in
+            the paper; "transposed" takes a 2 x 2 transposed convolution with a stride of 2, which
+            starts by repeating each value and doesn't look at the places.
     """
 
-    def __init__(self, bands: int, classes: int) -> None:
+    def __init__(self, bands: int, classes: int, *, upsampling: str = "unpooling") -> None:
+        if upsampling not in ("unpooling", "transposed"):
+            raise ModelError(f"upsampling is unpooling or transposed, got {upsampling!r}")
         super().__init__()
         self.down = stages(bands, conv_norm_relu)
         self.pool = nn.MaxPool2d(2, return_indices=True)
-        self.unpool = nn.MaxUnpool2d(2)
+        self.upsamplings = nn.ModuleList(
+            nn.MaxUnpool2d(2) if upsampling == "unpooling" else Transposed(channels)
+            for _, channels in reversed(STAGES)
+        )
         outputs = (STAGES[0][1], *(channels for _, channels in STAGES[:-1]))
         self.up = nn.ModuleList(
             _mirrored(channels, after, convolutions)
@@ -32,10 +45,29 @@ class SegNetVGG16(Network):
         for convolutions in self.down:
             image, indices = self.pool(convolutions(image))
             places.append(indices)
-        for convolutions, indices in zip(reversed(self.up), reversed(places), strict=True):
-            image = convolutions(self.unpool(image, indices))
+        for upsample, convolutions, indices in zip(
+            self.upsamplings, reversed(self.up), reversed(places), strict=True
+        ):
+            image = convolutions(upsample(image, indices))
         scores: Tensor = self.score(image)
         return scores
+
+
+class Transposed(nn.ConvTranspose2d):
+    """A learned kernel that is called as an unpooling is.
+
+    It is no larger than its stride: where kernels overlap, a CPU sums in an order that depends on
+    the width of the image, and a tile's last bits aren't those of the whole.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 2, 2, bias=False)
+        with torch.no_grad():
+            self.weight.copy_(torch.eye(channels)[:, :, None, None])
+
+    def forward(self, x: Tensor, places: object = None) -> Tensor:
+        """The map at twice its size."""
+        return super().forward(x)
 
 
 def _mirrored(inputs: int, outputs: int, convolutions: int) -> nn.Sequential:
