@@ -8,7 +8,7 @@ from typing import Any
 from segpipe.models.card import ClassInfo, ModelCard
 from segpipe.models.errors import ModelError
 from segpipe.models.package import SegmentationModel, load
-from segpipe.models.registry import ARCHITECTURES, build
+from segpipe.models.registry import ARCHITECTURES, build, parse
 
 DEFAULT = "landcover-landsat7"
 """The bundled model that runs when none is named."""
@@ -49,10 +49,11 @@ def find(model: Model | None) -> SegmentationModel:
     name = DEFAULT if model is None else str(model)
     if name in catalogue().bundled:
         return load(_bundled() / name)
-    if name in ARCHITECTURES:
+    if _is_architecture(name):
         raise ModelError(
             f"{name} is an architecture without weights; train it with "
-            f"`segpipe train --architecture {name}`, then name the package's folder"
+            f"`segpipe train --architecture {name.partition(':')[0]}`, then name the package's "
+            "folder"
         )
     if not Path(name).exists():
         raise ModelError(
@@ -65,16 +66,25 @@ def find(model: Model | None) -> SegmentationModel:
 def find_or_build(model: Model | None) -> SegmentationModel:
     """Like `find`, but a registered name gives the network with random weights.
 
-    It has three bands and 21 classes, as in the papers.
+    It has three bands and 21 classes, as in the papers. Options follow the name as in
+    `unet:depth=3,width=32`.
+
+    Raises:
+        ModelError: as `find`; or an option isn't known or out of bounds.
     """
-    if not isinstance(model, str) or model not in ARCHITECTURES:
+    if not isinstance(model, str) or not _is_architecture(model):
         return find(model)
+    name, options = parse(model)
     bands = ("red", "green", "blue")
     classes = tuple(ClassInfo(value, f"class {value}", "#808080") for value in range(21))
     card = ModelCard(
-        model, bands, classes, (0.0,) * 3, (1.0,) * 3, description="random weights, not trained"
+        name, bands, classes, (0.0,) * 3, (1.0,) * 3, description="random weights, not trained"
     )
-    return SegmentationModel(build(model, len(bands), len(classes)), card)
+    return SegmentationModel(build(name, len(bands), len(classes), **options), card)
+
+
+def _is_architecture(text: str) -> bool:
+    return text.partition(":")[0] in ARCHITECTURES
 
 
 def _bundled() -> Path:

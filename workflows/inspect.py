@@ -4,7 +4,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from segpipe.models.card import ModelCard
-from segpipe.models.footprint import Footprint
+from segpipe.models.errors import ModelError
+from segpipe.models.footprint import Footprint, receptive_field
+from segpipe.models.network import Network, Sizes, sizes
+from segpipe.models.package import SegmentationModel
 from segpipe.models.proof import Proof
 from segpipe.models.proof import prove as compare_tiles
 from segpipe.workflows.catalogue import Model, find_or_build
@@ -12,12 +15,23 @@ from segpipe.workflows.catalogue import Model, find_or_build
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """A model's card and what was measured on its network."""
+    """A model's card and what was measured on its network.
+
+    Attributes:
+        card: as it stands in the package.
+        sizes: parameters in all and in parts; papers leave upsampling kernels out of their counts.
+        footprint: how far an output pixel sees.
+        sha256: of all that labels depend on.
+        receptive_field: pixels that a unit of the last map sees in either direction, as papers
+            give it, if the network is a classifier's conversion.
+        proof: tiles against the whole, if that was asked for.
+    """
 
     card: ModelCard
-    parameters: int
+    sizes: Sizes
     footprint: Footprint
     sha256: str
+    receptive_field: int | None = None
     proof: Proof | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -25,10 +39,13 @@ class Inspection:
         card = self.card
         return {
             "name": card.name,
-            "parameters": self.parameters,
+            "parameters": self.sizes.total,
+            "parameters_without_upsampling": self.sizes.total - self.sizes.upsampling,
+            "encoder_parameters": self.sizes.encoder,
             "bands": list(card.bands),
             "classes": [asdict(info) for info in card.classes],
             "footprint": self.footprint.to_dict(),
+            "receptive_field": self.receptive_field,
             "window": card.window,
             "description": card.description,
             "licence": card.licence,
@@ -42,6 +59,8 @@ class Inspection:
 def inspect(model: Model | None = None, *, prove: bool = False) -> Inspection:
     """The facts about a package, a bundled model or a registered architecture.
 
+    An architecture may come with options, as in `unet:depth=3,width=32`.
+
     With `prove`, tiles are compared with the whole image in float64, on the model's weights and on
     random ones, if the network is said to be exact; that takes seconds to a minute.
 
@@ -53,4 +72,22 @@ def inspect(model: Model | None = None, *, prove: bool = False) -> Inspection:
     proof = None
     if prove and footprint.exact:
         proof = compare_tiles(found.network, footprint, len(found.card.bands))
-    return Inspection(found.card, found.parameters, footprint, found.digest, proof)
+    return Inspection(
+        found.card,
+        sizes(found.network),
+        footprint,
+        found.digest,
+        _receptive_field(found),
+        proof,
+    )
+
+
+def _receptive_field(model: SegmentationModel) -> int | None:
+    converted = model.network.converted() if isinstance(model.network, Network) else None
+    if converted is None:
+        return None
+    try:
+        return receptive_field(converted, len(model.card.bands))[1]
+    except ModelError:
+        # A unit that sees the whole image has none.
+        return None

@@ -10,6 +10,7 @@ from segpipe.workflows import options, texts
 from segpipe.workflows.console import print_json
 
 if TYPE_CHECKING:  # --help needn't wait for torch
+    from segpipe.models.network import Sizes
     from segpipe.workflows.inspect import Inspection
 
 
@@ -24,8 +25,8 @@ if TYPE_CHECKING:  # --help needn't wait for torch
 def inspect(model: str | None, prove: bool, as_json: bool) -> None:
     """Show a MODEL's parameters, bands, classes and footprint, and whether tiles can be exact.
 
-    MODEL is a package's folder, a bundled model or an architecture (see `segpipe models`); the
-    default is the bundled land-cover model.
+    MODEL is a package's folder, a bundled model or an architecture (see `segpipe models`), which
+    may come with options, as in unet:depth=3,width=32; the default is the bundled land-cover model.
     """
     from segpipe.workflows.inspect import inspect as inspect_model
 
@@ -38,10 +39,11 @@ def _text(found: Inspection) -> str:
     card, metrics = found.card, found.card.metrics
     rows: list[texts.Row] = [
         ("model", card.name),
-        ("parameters", f"{found.parameters:,}"),
+        ("parameters", _parameters(found.sizes)),
         ("bands", ", ".join(card.bands)),
         ("classes", ", ".join(f"{info.value} {info.name}" for info in card.classes)),
         ("network", texts.exactness(found.footprint)),
+        ("receptive field", _receptive_field(found.receptive_field)),
         ("licence", card.licence),
         ("trained on", card.training_data),
         ("about", card.description),
@@ -58,3 +60,16 @@ def _text(found: Inspection) -> str:
             ("proof", f"{proof.tiles} tiles in float64, off by {proof.difference:.1g}: {verdict}")
         )
     return texts.facts(rows)
+
+
+def _parameters(sizes: Sizes) -> str:
+    parts = [f"{sizes.total:,}"]
+    if sizes.upsampling:
+        parts.append(f"{sizes.total - sizes.upsampling:,} without upsampling kernels")
+    if sizes.encoder is not None:
+        parts.append(f"{sizes.encoder:,} in the encoder")
+    return "; ".join(parts)
+
+
+def _receptive_field(pixels: int | None) -> str:
+    return "" if pixels is None else f"{pixels} pixels, of a unit of the encoder's last map"
