@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import uuid
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,24 @@ from torch import nn
 from segpipe.models import weights
 from segpipe.models.card import ClassInfo, ModelCard
 from segpipe.models.errors import ModelError
-from segpipe.models.exported import REFUSALS
+from segpipe.models.exported import REFUSALS, ExportError
 from segpipe.models.footprint import Footprint, measure
+from segpipe.models.foreign import FORMATS, Foreign, read_foreign
 from segpipe.models.liveness import activation_bytes
 from segpipe.models.network import Architecture, Network, count
+from segpipe.models.proof import Proof, prove
 from segpipe.models.registry import create
-from segpipe.models.stac import model_item
+from segpipe.models.stac import Asset, model_item
 
-__all__ = ["ClassInfo", "ModelCard", "PackageExistsError", "SegmentationModel", "load", "save"]
+__all__ = [
+    "ClassInfo",
+    "ModelCard",
+    "PackageExistsError",
+    "SegmentationModel",
+    "certify",
+    "load",
+    "save",
+]
 
 ITEM = "model.json"
 WEIGHTS = "weights.safetensors"
@@ -44,11 +54,19 @@ class PackageExistsError(ModelError):
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """What was measured on the network of this digest: its footprint, and its live activations."""
+    """What was measured on the network of this digest.
+
+    Attributes:
+        network_sha256: whose footprint it is.
+        footprint: how far an output pixel sees.
+        activation_bytes: peak bytes of live fp32 activations for a pixel.
+        proof: tiles compared with the whole, or None where nobody did.
+    """
 
     network_sha256: str
     footprint: Footprint
     activation_bytes: float
+    proof: Proof | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The certificate as JSON takes it."""
@@ -56,6 +74,7 @@ class Certificate:
             "network_sha256": self.network_sha256,
             "footprint": self.footprint.to_dict(),
             "activation_bytes": self.activation_bytes,
+            **({"proof": asdict(self.proof)} if self.proof else {}),
         }
 
     @classmethod
@@ -78,14 +97,24 @@ class Certificate:
                     "reasons": list(reasons),
                 },
                 "activation_bytes": float(activations),
+                **others,
             } if activations > 0 and stride > 0 and min(top, left, bottom, right) >= 0:
                 footprint = Footprint(
                     stride, top, left, bottom, right, exact, tuple(map(str, reasons))
                 )
-                return cls(digest, footprint, activations)
+                return cls(digest, footprint, activations, _proof(others.get("proof")))
         raise ModelError(
             f"a certificate is a digest, a footprint and activation bytes, got {data!r:.120}"
         )
+
+
+def _proof(data: object) -> Proof | None:
+    match data:
+        case None:
+            return None
+        case {"tiles": int(tiles), "difference": float(difference)} if tiles > 0:
+            return Proof(tiles, difference)
+    raise ModelError(f"a proof is a number of tiles and a difference, got {data!r:.120}")
 
 
 class SegmentationModel:
@@ -124,23 +153,45 @@ class SegmentationModel:
     @property
     def parameters(self) -> int:
         """How many numbers training can change."""
+        if isinstance(self.network, Foreign):
+            return self.network.parameter_count
         return count(self.network)
+
+    @property
+    def weight_bytes(self) -> int:
+        """How much memory the weights take."""
+        if isinstance(self.network, Foreign):
+            return len(self.network.content)
+        return sum(tensor.nbytes for tensor in self.network.state_dict().values())
 
     @cached_property
     def footprint(self) -> Footprint:
         """How far an output pixel sees; measured unless the certificate is this network's."""
-        known = self._known
-        return known.footprint if known else measure(self.network, len(self.card.bands))
+        if known := self._known:
+            return known.footprint
+        bands = len(self.card.bands)
+        if isinstance(self.network, Foreign):
+            return self.network.footprint(bands)
+        return measure(self.network, bands)
 
     @cached_property
     def activation_bytes(self) -> float:
         """Peak bytes of live fp32 activations for a pixel; a guess for what can't be exported."""
         if known := self._known:
             return known.activation_bytes
+        bands = len(self.card.bands)
         try:
-            return activation_bytes(self.network, len(self.card.bands))
-        except REFUSALS:
+            if isinstance(self.network, Foreign):
+                return self.network.activation_bytes(bands)
+            return activation_bytes(self.network, bands)
+        except (*REFUSALS, ExportError):
             return _UNKNOWN_ACTIVATIONS
+
+    @property
+    def proof(self) -> Proof | None:
+        """Tiles that were compared with the whole when the model was imported, if they were."""
+        known = self._known
+        return known.proof if known else None
 
     @cached_property
     def _known(self) -> Certificate | None:
@@ -150,6 +201,8 @@ class SegmentationModel:
     @cached_property
     def network_sha256(self) -> str:
         """The digest of architecture and weights, in hex: all that the footprint depends on."""
+        if isinstance(self.network, Foreign):
+            return _sha256([self.network.kind, _content_sha256(self.network)])
         architecture = self.architecture
         # The text of a foreign module names its class and those of its parts, with their numbers.
         identity = repr(self.network) if architecture is None else architecture.to_dict()
@@ -159,6 +212,28 @@ class SegmentationModel:
     def digest(self) -> str:
         """The sha256 of card, architecture and weights, in hex: all that labels depend on."""
         return _sha256([self.card.to_dict(), self.network_sha256])
+
+
+def certify(model: SegmentationModel) -> SegmentationModel:
+    """The same model with a certificate: footprint, memory, and a proof where tiles are exact.
+
+    A network whose tiles differ from the whole all the same is marked approximate.
+    """
+    footprint, proof = model.footprint, None
+    if footprint.exact:
+        proof = _prove(model.network, footprint, len(model.card.bands))
+    if proof is not None and not proof.holds:
+        reason = f"tiles differ from the whole by {proof.difference:.1g} deviations in float64"
+        footprint = Footprint(footprint.stride, 0, 0, 0, 0, exact=False, reasons=(reason,))
+        proof = None
+    certificate = Certificate(model.network_sha256, footprint, model.activation_bytes, proof)
+    return SegmentationModel(model.network, model.card, certificate=certificate)
+
+
+def _prove(network: nn.Module, footprint: Footprint, bands: int) -> Proof | None:
+    if isinstance(network, Foreign):
+        return network.prove(footprint, bands)
+    return prove(network, footprint, bands)
 
 
 def save(model: SegmentationModel, folder: str | Path, *, overwrite: bool = False) -> None:
@@ -182,63 +257,144 @@ def save(model: SegmentationModel, folder: str | Path, *, overwrite: bool = Fals
     staging.mkdir()
     try:
         (staging / ITEM).write_text(text, encoding="utf-8")
-        weights.write(model.network, staging / WEIGHTS)
+        content = _write_network(model.network, staging)
         # safetensors lets nobody else read what it writes.
-        shutil.copymode(staging / ITEM, staging / WEIGHTS)
-        for path in (staging / ITEM, staging / WEIGHTS, staging):
+        shutil.copymode(staging / ITEM, content)
+        for path in (staging / ITEM, content, staging):
             _sync(path)
         _publish(staging, target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def load(folder: str | Path) -> SegmentationModel:
-    """The model that `save` wrote; nothing in the folder is ever run.
+def load(folder: str | Path, trust: str | None = None) -> SegmentationModel:
+    """The model that `save` wrote.
+
+    Nothing in the folder is run, but for an exported program or TorchScript whose hash is in
+    `trust`, as "sha256:" and 64 hexadecimal digits.
 
     Raises:
-        ModelError: there is no package, it is damaged, or its parts don't belong together.
+        ModelError: there is no package, it is damaged, its parts don't belong together, or it
+            needs to be trusted.
     """
     path = Path(folder)
-    card, architecture, digest, certificate = _read_item(path)
-    with torch.device("meta"):
-        network = create(architecture)
-    # An option that is younger than the package has its default, and no part in the digest.
-    network.architecture = architecture
-    weights.fill(network, path / WEIGHTS)
-    model = SegmentationModel(network, card, certificate=certificate)
-    if model.network_sha256 != digest:
+    item = _read_item(path)
+    if isinstance(item.network, Architecture):
+        content = path / WEIGHTS
+        network: nn.Module = _filled(item.network, content)
+    else:
+        content = path / item.network.name
+        network = item.network.read(content, trust)
+    model = SegmentationModel(network, item.card, certificate=item.certificate)
+    if model.network_sha256 != item.network_sha256:
         raise ModelError(
-            f"{path / WEIGHTS} isn't what was saved: its digest is {model.network_sha256}, {ITEM} "
-            f"has {digest!r:.80}; get the package again"
+            f"{content} isn't what was saved: its digest is {model.network_sha256}, {ITEM} "
+            f"has {item.network_sha256!r:.80}; get the package again"
         )
     return model
 
 
-def _item(model: SegmentationModel) -> dict[str, Any]:
-    if model.architecture is None:
+def _filled(architecture: Architecture, content: Path) -> Network:
+    with torch.device("meta"):
+        network = create(architecture)
+    # An option that is younger than the package has its default, and no part in the digest.
+    network.architecture = architecture
+    weights.fill(network, content)
+    return network
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """The file of another format that holds a package's network."""
+
+    kind: str
+    size: int
+
+    @property
+    def name(self) -> str:
+        return f"network{FORMATS[self.kind].suffix}"
+
+    @classmethod
+    def from_dict(cls, data: object) -> "_File":
+        match data:
+            case {"kind": str(kind), "size": int(size), **others} if kind in FORMATS and not others:
+                return cls(kind, size)
         raise ModelError(
-            f"{model.card.name}: a package holds a registered architecture, this network is a "
-            f"{type(model.network).__name__}; build it with segpipe.models.registry.build"
+            f"a network's file has a kind ({', '.join(FORMATS)}) and a size, got {data!r:.120}"
         )
-    item = model_item(model.card, model.architecture, model.parameters, WEIGHTS)
+
+    def read(self, path: Path, trust: str | None) -> Foreign:
+        """The network, if the file has the size that was written."""
+        if not path.is_file():
+            raise ModelError(f"there is no {path}, which {ITEM} names; get the package again")
+        if (size := path.stat().st_size) != self.size:
+            raise ModelError(
+                f"{path} has {size} bytes, {ITEM} has {self.size}; get the package again"
+            )
+        return read_foreign(path, self.kind, trust)
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """What `model.json` says."""
+
+    card: ModelCard
+    network: Architecture | _File
+    network_sha256: str
+    certificate: Certificate
+
+
+def _write_network(network: nn.Module, folder: Path) -> Path:
+    """The file that was written."""
+    if isinstance(network, Foreign):
+        path = folder / _File(network.kind, len(network.content)).name
+        path.write_bytes(network.content)
+    else:
+        path = folder / WEIGHTS
+        weights.write(network, path)
+    return path
+
+
+def _item(model: SegmentationModel) -> dict[str, Any]:
+    title, asset, told = _network_item(model)
+    item = model_item(model.card, title, model.parameters, asset)
+    certificate = Certificate(
+        model.network_sha256, model.footprint, model.activation_bytes, model.proof
+    )
     item["properties"]["segpipe:model"] = {
         "card": model.card.to_dict(),
-        "architecture": model.architecture.to_dict(),
+        **told,
         "network_sha256": model.network_sha256,
-        "certificate": Certificate(
-            model.network_sha256, model.footprint, model.activation_bytes
-        ).to_dict(),
+        "certificate": certificate.to_dict(),
     }
     return item
 
 
-def _read_item(folder: Path) -> tuple[ModelCard, Architecture, str, Certificate]:
+def _network_item(model: SegmentationModel) -> tuple[str, Asset, dict[str, Any]]:
+    """What the network is called, its file, and what `load` needs to know of it."""
+    network, architecture = model.network, model.architecture
+    if isinstance(network, Foreign):
+        file, form = _File(network.kind, len(network.content)), FORMATS[network.kind]
+        asset = Asset(file.name, form.media_type, form.artifact_type, form.framework)
+        return network.kind, asset, {"file": asdict(file)}
+    if architecture is None:
+        raise ModelError(
+            f"{model.card.name}: a package holds a registered architecture, this network is a "
+            f"{type(network).__name__}; build it with segpipe.models.registry.build"
+        )
+    asset = Asset(WEIGHTS, "application/vnd.safetensors", "safetensors.torch.save_file")
+    return architecture.name, asset, {"architecture": architecture.to_dict()}
+
+
+def _read_item(folder: Path) -> _Item:
     path = folder / ITEM
     own = _own(_read_json(folder), path)
     try:
-        return (
+        return _Item(
             ModelCard.from_dict(own["card"]),
-            Architecture.from_dict(own["architecture"]),
+            _File.from_dict(own["file"])
+            if "file" in own
+            else Architecture.from_dict(own["architecture"]),
             own["network_sha256"],
             Certificate.from_dict(own["certificate"]),
         )
@@ -288,6 +444,10 @@ def _agree(card: ModelCard, architecture: Architecture) -> None:
                 f"{card.name}: the card names {told} {title}, the network {architecture.name} has "
                 f"{built}"
             )
+
+
+def _content_sha256(network: Foreign) -> str:
+    return hashlib.sha256(network.content).hexdigest()
 
 
 def _sha256(value: object) -> str:

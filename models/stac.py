@@ -1,10 +1,10 @@
 """A model as a STAC item with the Machine Learning Model extension, for catalogues and people."""
 
 import re
+from dataclasses import dataclass
 from typing import Any
 
 from segpipe.models.card import ClassInfo, ModelCard
-from segpipe.models.network import Architecture
 
 STAC_VERSION = "1.1.0"
 EXTENSIONS = ("https://stac-extensions.github.io/mlm/v1.5.2/schema.json",)
@@ -17,10 +17,18 @@ ANYTIME = {
 }
 
 
-def model_item(
-    card: ModelCard, architecture: Architecture, parameters: int, weights: str
-) -> dict[str, Any]:
-    """The item that describes a network whose weights lie in the file `weights` beside it."""
+@dataclass(frozen=True, slots=True)
+class Asset:
+    """The file beside an item that holds the network, and what the extension says of it."""
+
+    href: str
+    media_type: str
+    artifact_type: str
+    framework: str = "PyTorch"
+
+
+def model_item(card: ModelCard, architecture: str, parameters: int, asset: Asset) -> dict[str, Any]:
+    """The item that describes a network of this architecture in the file `asset` beside it."""
     bands = [{"name": band} for band in card.bands]
     return {
         "type": "Feature",
@@ -34,9 +42,9 @@ def model_item(
             **({"license": _licence(card.licence)} if card.licence else {}),
             "bands": bands,
             "mlm:name": _name(card.name),
-            "mlm:architecture": architecture.name,
+            "mlm:architecture": architecture,
             "mlm:tasks": ["semantic-segmentation"],
-            "mlm:framework": "PyTorch",
+            "mlm:framework": asset.framework,
             "mlm:total_parameters": parameters,
             "mlm:input": [_input(card)],
             "mlm:output": [_output(card)],
@@ -44,14 +52,14 @@ def model_item(
         "links": [],
         "assets": {
             "weights": {
-                "href": f"./{weights}",
-                "type": "application/vnd.safetensors",
+                "href": f"./{asset.href}",
+                "type": asset.media_type,
                 "title": "Weights",
                 "roles": ["mlm:model", "mlm:weights"],
                 # The extension wants the bands among the properties; STAC itself allows them there
                 # only if an asset has them too.
                 "bands": bands,
-                "mlm:artifact_type": "safetensors.torch.save_file",
+                "mlm:artifact_type": asset.artifact_type,
             }
         },
     }

@@ -1,0 +1,169 @@
+"""Networks that are kept in a file of another format, and which of these files can run code."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+from torch import nn
+
+from segpipe.models.errors import ModelError
+from segpipe.models.exported import REFUSALS
+from segpipe.models.footprint import Footprint, measure
+from segpipe.models.liveness import activation_bytes
+from segpipe.models.proof import Proof, prove
+
+
+class Foreign(nn.Module):
+    """A network (N, bands, H, W) to (N, classes, H, W) that is read from the bytes of a file.
+
+    It is copied and pickled as these bytes, and always computes in fp32: such a file names the
+    types of its numbers in its graph, which no change of the weights' type reaches.
+
+    Attributes:
+        kind: a key of `FORMATS`.
+        content: the file.
+        window: side in pixels of the only images that it takes, or None where it takes any.
+    """
+
+    kind: ClassVar[str]
+    window: int | None = None
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__()
+        self.content = content
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.content,)
+
+    @property
+    def parameter_count(self) -> int:
+        """How many numbers training could have changed."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def footprint(self, bands: int) -> Footprint:
+        """How far an output pixel sees."""
+        if self.window is not None:
+            reason = f"the file takes images of {self.window} x {self.window} pixels and no others"
+            return Footprint(1, 0, 0, 0, 0, exact=False, reasons=(reason,))
+        return measure(self, bands)
+
+    def activation_bytes(self, bands: int) -> float:
+        """Peak bytes of live fp32 activations for a pixel.
+
+        Raises:
+            one of `REFUSALS`, ExportError: they can't be found.
+        """
+        return activation_bytes(self, bands)
+
+    def prove(self, footprint: Footprint, bands: int) -> Proof | None:
+        """Tiles compared with the whole in float64; None where the file can't compute in it."""
+        try:
+            return prove(self, footprint, bands)
+        except REFUSALS:
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A kind of file: what people call it, its suffix, its STAC words, how its bytes are read."""
+
+    title: str
+    suffix: str
+    framework: str
+    media_type: str
+    artifact_type: str
+    runs_code: bool
+    read: Callable[[bytes], Foreign]
+
+
+def _onnx(content: bytes) -> Foreign:
+    from segpipe.models.onnx_network import OnnxNetwork
+
+    return OnnxNetwork(content)
+
+
+def _exported(content: bytes) -> Foreign:
+    from segpipe.models.exported_program import ExportedNetwork
+
+    return ExportedNetwork(content)
+
+
+def _torchscript(content: bytes) -> Foreign:
+    from segpipe.models.torchscript import ScriptNetwork
+
+    return ScriptNetwork(content)
+
+
+_TORCH_FILE = "application/octet-stream; application=pytorch"
+
+FORMATS: Mapping[str, Format] = MappingProxyType(
+    {
+        "onnx": Format(
+            "an ONNX model",
+            ".onnx",
+            "ONNX",
+            "application/octet-stream; application=onnx",
+            "onnx.save",
+            runs_code=False,
+            read=_onnx,
+        ),
+        "exported": Format(
+            "an exported program",
+            ".pt2",
+            "PyTorch",
+            _TORCH_FILE,
+            "torch.export.save",
+            runs_code=True,
+            read=_exported,
+        ),
+        "torchscript": Format(
+            "TorchScript",
+            ".ts",
+            "PyTorch",
+            _TORCH_FILE,
+            "torch.jit.save",
+            runs_code=True,
+            read=_torchscript,
+        ),
+    }
+)
+
+
+def read_foreign(path: Path, kind: str, trust: str | None = None) -> Foreign:
+    """The network in a file of this kind.
+
+    Nothing of a file that can run code is parsed unless `trust` is "sha256:" and the file's hash.
+
+    Raises:
+        ModelError: the file can't be read, isn't trusted, or doesn't hold such a network.
+    """
+    form = FORMATS[kind]
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if form.runs_code:
+                _require_trust(path, form, digest, trust)
+            file.seek(0)
+            content = file.read()
+    except OSError as error:
+        raise ModelError(f"{path} can't be read: {error.strerror or error}") from error
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise ModelError(f"{path} changed while it was read; try again when it is finished")
+    try:
+        return form.read(content)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+
+
+def _require_trust(path: Path, form: Format, digest: str, trust: str | None) -> None:
+    wanted = f"sha256:{digest}"
+    if trust is not None and trust.strip().lower() == wanted:
+        return
+    given = "" if trust is None else f"; {trust!r:.80} was given"
+    raise ModelError(
+        f"{path} is {form.title}, and such files run code when they are loaded{given}; if you "
+        f"trust where it is from, add --trust-model {wanted}"
+    )
