@@ -666,7 +666,7 @@ HANDLERS: Mapping[str, Handler] = _table(
     ),
     (_uniform, "zeros_like ones_like full_like empty_like new_zeros new_ones new_full new_empty"),
     (_second, "copy"),
-    (_convolution, "convolution conv1d conv2d conv_transpose1d conv_transpose2d"),
+    (_convolution, "convolution _convolution conv1d conv2d conv_transpose1d conv_transpose2d"),
     (_pooling, "avg_pool1d avg_pool2d max_pool1d max_pool2d max_pool2d_with_indices"),
     (_unpooling, "max_unpool2d"),
     (
