@@ -1,5 +1,6 @@
-"""The figures agree with scikit-learn's."""
+"""The figures agree with scikit-learn's, and contours with a search around every pixel."""
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from sklearn import metrics as oracle
 
-from segpipe.models.metrics import Scores, confusion_matrix
+from segpipe.models.metrics import Scores, boundary_iou, boundary_matrix, confusion_matrix
 
 CLASSES = 5
 Indices = NDArray[np.uint8]
@@ -39,6 +40,21 @@ def test_figures_are_those_of_scikit_learn(pair: tuple[Indices, Indices]) -> Non
     np.testing.assert_allclose(scores.iou[present], iou)
     assert np.isnan(np.delete(scores.iou, present)).all()
     assert scores.mean_iou == pytest.approx(iou.mean())
+    share = expected.sum(axis=1)[present] / reference.size
+    assert scores.frequency_weighted_iou == pytest.approx((share * iou).sum())
+    assert scores.kappa == pytest.approx(kappa(reference, predicted), nan_ok=True)
+    figures = oracle.precision_recall_fscore_support(
+        reference, predicted, labels=everywhere, zero_division=np.nan
+    )
+    for ours, theirs in zip((scores.precision, scores.recall, scores.f1), figures, strict=False):
+        np.testing.assert_allclose(ours, theirs)
+
+
+def kappa(reference: Indices, predicted: Indices) -> float:
+    with warnings.catch_warnings():
+        # It warns of one class on both sides, where kappa is 0 / 0.
+        warnings.simplefilter("ignore")
+        return float(oracle.cohen_kappa_score(reference, predicted))
 
 
 @given(pairs, st.integers(0, 60))
@@ -59,8 +75,13 @@ def test_nothing_to_compare_gives_no_figures() -> None:
     assert scores.to_dict() == {
         "pixels": 0,
         "overall_accuracy": None,
+        "kappa": None,
         "mean_iou": None,
+        "frequency_weighted_iou": None,
         "iou": [None, None, None],
+        "precision": [None, None, None],
+        "recall": [None, None, None],
+        "f1": [None, None, None],
         "confusion_matrix": [[0, 0, 0]] * 3,
     }
 
@@ -83,3 +104,62 @@ def test_other_than_class_indices_are_refused(
 def test_a_matrix_that_isnt_square_is_refused() -> None:
     with pytest.raises(ValueError, match="square"):
         Scores(np.zeros((2, 3), np.int64))
+
+
+Image = NDArray[np.uint8]
+sizes = st.tuples(st.integers(1, 9), st.integers(1, 9))
+# The value 9 is no class: a pixel that nobody knows.
+images = sizes.flatmap(
+    lambda size: st.tuples(*[arrays(np.uint8, size, elements=st.sampled_from([0, 1, 2, 9]))] * 2)
+)
+
+
+def near_contours(labels: Image, known: NDArray[np.bool_], index: int, distance: int) -> Any:
+    """Pixels of a class with a known pixel of another one in the square around, one by one."""
+    found = np.zeros(labels.shape, bool)
+    for row, column in np.argwhere(known & (labels == index)):
+        area = tuple(
+            slice(max(place - distance, 0), place + distance + 1) for place in (row, column)
+        )
+        found[row, column] = (known[area] & (labels[area] != index)).any()
+    return found
+
+
+@given(images, st.integers(1, 4))
+def test_boundary_iou_is_the_iou_of_what_lies_near_contours(
+    pair: tuple[Image, Image], distance: int
+) -> None:
+    reference, predicted = pair
+    known = (reference < 3) & (predicted < 3)
+    expected = []
+    for index in range(3):
+        first, second = (near_contours(side, known, index, distance) for side in pair)
+        either = (first | second).sum()
+        expected.append((first & second).sum() / either if either else np.nan)
+    found = boundary_iou(reference, predicted, 3, distance)
+    np.testing.assert_allclose(found, expected)
+
+
+def test_boundary_iou_of_a_shifted_square() -> None:
+    reference, predicted = np.zeros((2, 20, 20), np.uint8)
+    reference[5:15, 5:15] = 1
+    predicted[5:15, 6:16] = 1
+    # Rings of 36 pixels: 9 in each of the rows at the top and the bottom are common.
+    assert boundary_iou(reference, predicted, 2, 1)[1] == 18 / (36 + 36 - 18)
+    assert boundary_iou(reference, reference, 2, 3).tolist() == [1, 1]
+    assert np.isnan(boundary_iou(reference * 0, reference * 0, 2, 1)).all()
+    with pytest.raises(ValueError, match="thick"):
+        boundary_iou(reference, predicted, 2, 0)
+
+
+@given(images, st.integers(1, 3), st.integers(0, 9))
+def test_boundaries_of_parts_add_up(pair: tuple[Image, Image], distance: int, cut: int) -> None:
+    reference, predicted = pair
+    height = len(reference)
+    cut = min(cut, height)
+    total = np.zeros((4, 4), np.int64)
+    for top, bottom in ((0, cut), (cut, height)):
+        first, last = max(top - distance, 0), min(bottom + distance, height)
+        core = slice(top - first, bottom - first), slice(None)
+        total += boundary_matrix(reference[first:last], predicted[first:last], 3, distance, core)
+    np.testing.assert_array_equal(total, boundary_matrix(reference, predicted, 3, distance))
