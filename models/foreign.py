@@ -1,6 +1,7 @@
 """Networks that are kept in a file of another format, and which of these files can run code."""
 
 import hashlib
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,6 +133,21 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
 )
 
 
+def foreign_kind(path: Path) -> str | None:
+    """The kind of a file, by its suffix or by the names in an archive; None if it is another."""
+    for kind, form in FORMATS.items():
+        if path.suffix.lower() == form.suffix:
+            return kind
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = {name.partition("/")[2] for name in archive.namelist()}
+    except (OSError, zipfile.BadZipFile, NotImplementedError):
+        return None
+    if "constants.pkl" in names:
+        return "torchscript"
+    return "exported" if names & {"archive_format", "models/model.json"} else None
+
+
 def read_foreign(path: Path, kind: str, trust: str | None = None) -> Foreign:
     """The network in a file of this kind.
 
@@ -140,28 +156,34 @@ def read_foreign(path: Path, kind: str, trust: str | None = None) -> Foreign:
     Raises:
         ModelError: the file can't be read, isn't trusted, or doesn't hold such a network.
     """
-    form = FORMATS[kind]
+    digest = require_trust(path, kind, trust)
     try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            if form.runs_code:
-                _require_trust(path, form, digest, trust)
-            file.seek(0)
-            content = file.read()
+        content = path.read_bytes()
     except OSError as error:
         raise ModelError(f"{path} can't be read: {error.strerror or error}") from error
     if hashlib.sha256(content).hexdigest() != digest:
         raise ModelError(f"{path} changed while it was read; try again when it is finished")
     try:
-        return form.read(content)
+        return FORMATS[kind].read(content)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
 
 
-def _require_trust(path: Path, form: Format, digest: str, trust: str | None) -> None:
+def require_trust(path: Path, kind: str, trust: str | None) -> str:
+    """The file's sha256 in hex, if a file of this kind runs no code or `trust` is its hash.
+
+    Raises:
+        ModelError: the file can't be read, or isn't trusted.
+    """
+    form = FORMATS[kind]
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ModelError(f"{path} can't be read: {error.strerror or error}") from error
     wanted = f"sha256:{digest}"
-    if trust is not None and trust.strip().lower() == wanted:
-        return
+    if not form.runs_code or (trust is not None and trust.strip().lower() == wanted):
+        return digest
     given = "" if trust is None else f"; {trust!r:.80} was given"
     raise ModelError(
         f"{path} is {form.title}, and such files run code when they are loaded{given}; if you "

@@ -193,6 +193,19 @@ class SegmentationModel:
         known = self._known
         return known.proof if known else None
 
+    def prove(self) -> Proof | None:
+        """Tiles compared with the whole in float64, on the model's weights and on random ones.
+
+        None for a network that isn't exact, or that can't compute in float64. It takes seconds to
+        a minute.
+        """
+        if not self.footprint.exact:
+            return None
+        bands = len(self.card.bands)
+        if isinstance(self.network, Foreign):
+            return self.network.prove(self.footprint, bands)
+        return prove(self.network, self.footprint, bands)
+
     @cached_property
     def _known(self) -> Certificate | None:
         known = self._certificate
@@ -219,21 +232,13 @@ def certify(model: SegmentationModel) -> SegmentationModel:
 
     A network whose tiles differ from the whole all the same is marked approximate.
     """
-    footprint, proof = model.footprint, None
-    if footprint.exact:
-        proof = _prove(model.network, footprint, len(model.card.bands))
+    footprint, proof = model.footprint, model.prove()
     if proof is not None and not proof.holds:
         reason = f"tiles differ from the whole by {proof.difference:.1g} deviations in float64"
         footprint = Footprint(footprint.stride, 0, 0, 0, 0, exact=False, reasons=(reason,))
         proof = None
     certificate = Certificate(model.network_sha256, footprint, model.activation_bytes, proof)
     return SegmentationModel(model.network, model.card, certificate=certificate)
-
-
-def _prove(network: nn.Module, footprint: Footprint, bands: int) -> Proof | None:
-    if isinstance(network, Foreign):
-        return network.prove(footprint, bands)
-    return prove(network, footprint, bands)
 
 
 def save(model: SegmentationModel, folder: str | Path, *, overwrite: bool = False) -> None:

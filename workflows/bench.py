@@ -78,6 +78,7 @@ def bench(
     scene: str | Path,
     *,
     model: str | None = None,
+    trust_model: str | None = None,
     bands: Sequence[str | int] | None = None,
     tile: str | int = "auto",
     device: str = "auto",
@@ -89,9 +90,10 @@ def bench(
     Args:
         scene: a raster; large enough that the seconds of starting don't decide.
         model: a package's folder, a bundled model, or an architecture with random weights.
+        trust_model: as `run` takes it.
         bands, tile, device, precision, memory: as `run` takes them.
     """
-    found = find_or_build(model)
+    found = find_or_build(model, trust_model)
     with _thrown_away(Path(scene)) as output:
         ready = prepare(scene, model=found, output=output, bands=bands, tile=tile, memory=memory)
         report = run(

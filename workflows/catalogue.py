@@ -7,14 +7,16 @@ from typing import Any
 
 from segpipe.models.card import ClassInfo, ModelCard
 from segpipe.models.errors import ModelError
+from segpipe.models.foreign import foreign_kind, require_trust
 from segpipe.models.package import SegmentationModel, load
 from segpipe.models.registry import ARCHITECTURES, build, parse
+from segpipe.workflows.code import from_code, is_code
 
 DEFAULT = "landcover-landsat7"
 """The bundled model that runs when none is named."""
 
 Model = SegmentationModel | str | Path
-"""A model, the folder of a package, or the name of a bundled one."""
+"""A model, the folder of a package, the name of a bundled one, or `package.module:function`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +40,20 @@ def catalogue() -> Catalogue:
     )
 
 
-def find(model: Model | None) -> SegmentationModel:
+def find(model: Model | None, trust: str | None = None) -> SegmentationModel:
     """The model that is meant; the bundled one where none is named.
+
+    Args:
+        model: itself, a package's folder, a bundled name, or `package.module:function`.
+        trust: "sha256:" and the hash of a package's file that runs code when it is loaded.
 
     Raises:
         ModelError: there is no such model, or its package is refused.
     """
     if isinstance(model, SegmentationModel):
         return model
+    if isinstance(model, str) and is_code(model):
+        return _coded(model)
     name = DEFAULT if model is None else str(model)
     if name in catalogue().bundled:
         return load(_bundled() / name)
@@ -60,10 +68,27 @@ def find(model: Model | None) -> SegmentationModel:
             f"there is no model {name}: it is neither bundled nor the folder of a package; "
             "`segpipe models` lists what there is"
         )
-    return load(Path(name))
+    path = Path(name)
+    if path.is_file() and (kind := foreign_kind(path)):
+        require_trust(path, kind, trust)
+        raise ModelError(
+            f"{path} says nothing of bands and classes; make a package of it with `segpipe model "
+            f"import {path} -o PACKAGE --bands NAMES --classes NAMES`"
+        )
+    return load(path, trust)
 
 
-def find_or_build(model: Model | None) -> SegmentationModel:
+def _coded(text: str) -> SegmentationModel:
+    found = from_code(text)
+    if isinstance(found, SegmentationModel):
+        return found
+    raise ModelError(
+        f"{text} gives a {type(found).__name__} without bands and classes; return "
+        f"SegmentationModel(network, card), or use `segpipe model import {text} -o PACKAGE`"
+    )
+
+
+def find_or_build(model: Model | None, trust: str | None = None) -> SegmentationModel:
     """Like `find`, but a registered name gives the network with random weights.
 
     It has three bands and 21 classes, as in the papers. Options follow the name as in
@@ -72,8 +97,8 @@ def find_or_build(model: Model | None) -> SegmentationModel:
     Raises:
         ModelError: as `find`; or an option isn't known or out of bounds.
     """
-    if not isinstance(model, str) or not _is_architecture(model):
-        return find(model)
+    if not isinstance(model, str) or not _is_architecture(model) or is_code(model):
+        return find(model, trust)
     name, options = parse(model)
     bands = ("red", "green", "blue")
     classes = tuple(ClassInfo(value, f"class {value}", "#808080") for value in range(21))

@@ -1,6 +1,6 @@
 """What a model is: parameters, bands, classes, and how far it sees."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from segpipe.models.card import ModelCard
@@ -9,7 +9,6 @@ from segpipe.models.footprint import Footprint, receptive_field
 from segpipe.models.network import Network, Sizes, sizes
 from segpipe.models.package import SegmentationModel
 from segpipe.models.proof import Proof
-from segpipe.models.proof import prove as compare_tiles
 from segpipe.workflows.catalogue import Model, find_or_build
 
 
@@ -24,7 +23,7 @@ class Inspection:
         sha256: of all that labels depend on.
         receptive_field: pixels that a unit of the last map sees in either direction, as papers
             give it, if the network is a classifier's conversion.
-        proof: tiles against the whole, if that was asked for.
+        proof: tiles against the whole, if that was asked for now or when the model was imported.
     """
 
     card: ModelCard
@@ -56,7 +55,9 @@ class Inspection:
         }
 
 
-def inspect(model: Model | None = None, *, prove: bool = False) -> Inspection:
+def inspect(
+    model: Model | None = None, *, prove: bool = False, trust_model: str | None = None
+) -> Inspection:
     """The facts about a package, a bundled model or a registered architecture.
 
     An architecture may come with options, as in `unet:depth=3,width=32`.
@@ -67,18 +68,14 @@ def inspect(model: Model | None = None, *, prove: bool = False) -> Inspection:
     Raises:
         ModelError: there is no such model, or its package is refused.
     """
-    found = find_or_build(model)
-    footprint = found.footprint
-    proof = None
-    if prove and footprint.exact:
-        proof = compare_tiles(found.network, footprint, len(found.card.bands))
+    found = find_or_build(model, trust_model)
     return Inspection(
         found.card,
-        sizes(found.network),
-        footprint,
+        replace(sizes(found.network), total=found.parameters),
+        found.footprint,
         found.digest,
         _receptive_field(found),
-        proof,
+        found.prove() if prove else found.proof,
     )
 
 

@@ -39,8 +39,23 @@ class Names(click.ParamType[list[str]]):
         """The words."""
         words = [word.strip() for word in str(value).split(",")]
         if not all(words):
-            self.fail(f"{value!r} lacks a band; write 4,3,2 or red,green,blue", param, ctx)
+            self.fail(f"{value!r} lacks a name; write 4,3,2 or red,green,blue", param, ctx)
         return words
+
+
+class Numbers(click.ParamType[list[float]]):
+    """Numbers between commas."""
+
+    name = "N,N,..."
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> list[float]:
+        """The numbers."""
+        try:
+            return [float(word) for word in str(value).split(",")]
+        except ValueError:
+            self.fail(f"{value!r} isn't numbers between commas, such as 120.5,98", param, ctx)
 
 
 def together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
@@ -60,6 +75,12 @@ model = click.option(
     metavar="MODEL",
     help="A package's folder or a bundled model's name (see `segpipe models`); by default the "
     "bundled land-cover model for Landsat 7.",
+)
+trust = click.option(
+    "--trust-model",
+    metavar="sha256:HASH",
+    help="The hash of an exported program or a TorchScript file, which run code when they are "
+    "loaded. Without it the hash is printed, and nothing of the file is read.",
 )
 output = click.option(
     "-o",
@@ -105,5 +126,43 @@ precision = click.option(
 as_json = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object and nothing else."
 )
-mapping = together(model, output, bands, tile, memory, device, precision)
+mapping = together(model, trust, output, bands, tile, memory, device, precision)
 """Everything that decides how a scene is mapped, for `run` and `plan`."""
+
+card = together(
+    click.option(
+        "--card",
+        "card_file",
+        metavar="FILE.yaml",
+        type=click.Path(path_type=Path),
+        help="YAML with name, bands, classes, mean, std, window, description, licence, "
+        "training_data, or some of them. The options below go before it.",
+    ),
+    click.option(
+        "--bands",
+        "band_names",
+        type=Names(),
+        help="Names of the network's bands, in its order.",
+    ),
+    click.option(
+        "--classes",
+        "class_names",
+        type=Names(),
+        help="Names of the classes, in the order of the network's channels; their values in the "
+        "map are the channels' numbers, from 0.",
+    ),
+    click.option("--colors", type=Names(), help="One #rrggbb for each class."),
+    click.option(
+        "--mean",
+        type=Numbers(),
+        help="What is taken off each band, in the scene's own units: one number, or one a band.",
+    ),
+    click.option("--std", type=Numbers(), help="What each band is divided by after that."),
+    click.option(
+        "--window",
+        type=click.IntRange(1),
+        help="Side in pixels of the windows that the network was trained on; networks that can't "
+        "be tiled exactly run at this size.",
+    ),
+)
+"""What makes a network usable that comes without a card; for `describe` of `workflows/cards`."""

@@ -93,6 +93,7 @@ def plan(
     scene: str | Path,
     *,
     model: Model | None = None,
+    trust_model: str | None = None,
     output: str | Path | None = None,
     bands: Sequence[str | int] | None = None,
     tile: str | int = "auto",
@@ -107,7 +108,8 @@ def plan(
     Raises:
         PipelineError, ModelError, DeviceError: what `run` would refuse.
     """
-    ready = prepare(scene, model=model, output=output, bands=bands, tile=tile, memory=memory)
+    found = find(model, trust_model)
+    ready = prepare(scene, model=found, output=output, bands=bands, tile=tile, memory=memory)
     return PlanReport(
         tiles=len(ready.plan),
         tile=ready.plan.side,
@@ -211,12 +213,11 @@ def target(scene: str | Path, output: str | Path | None) -> Path:
 
 
 def _costs(model: SegmentationModel, tiled: TiledNetwork, scene: Scene) -> budget.Costs:
-    weights = sum(tensor.nbytes for tensor in model.network.state_dict().values())
     bands, classes = len(model.card.bands), len(model.card.classes)
     network = tiled.network
     activations = _COPIES * model.activation_bytes
     # The device holds a second copy of the weights, in its own precision and layout.
-    fixed = _PROCESS_BYTES + 2 * weights
+    fixed = _PROCESS_BYTES + 2 * model.weight_bytes
     if isinstance(network, Blended):
         # Its windows come one by one; only the blended scores cover the tile.
         fixed += int(activations * network.window**2)

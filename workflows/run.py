@@ -15,7 +15,7 @@ from segpipe.pipeline.execution import Runner, embedded, existing
 from segpipe.pipeline.mapping import peak_rss, this_process
 from segpipe.pipeline.receipt import Receipt, total
 from segpipe.pipeline.staging import discard, staged_beside, staging
-from segpipe.workflows.catalogue import Model
+from segpipe.workflows.catalogue import Model, find
 from segpipe.workflows.errors import OptionError
 from segpipe.workflows.plan import THREADS, Preparation, prepare, target
 from segpipe.workflows.report import ClassTotal, Report, Seconds
@@ -34,6 +34,7 @@ def run(
     scene: str | Path,
     *,
     model: Model | None = None,
+    trust_model: str | None = None,
     output: str | Path | None = None,
     bands: Sequence[str | int] | None = None,
     tile: str | int = "auto",
@@ -54,7 +55,10 @@ def run(
 
     Args:
         scene: a raster that GDAL reads, or a Zarr store.
-        model: a `SegmentationModel`, the folder of a package, or the name of a bundled model.
+        model: a `SegmentationModel`, the folder of a package, the name of a bundled model, or
+            `package.module:function`, which gives a `SegmentationModel`.
+        trust_model: "sha256:" and the hash of a package's exported program or TorchScript, which
+            run code when they are loaded; without it they aren't.
         output: ends in `.tif` for a cloud-optimised GeoTIFF or in `.zarr`; by default the scene's
             stem with `.classes.tif` in the current folder.
         bands: numbers (from 1) or names of the scene's bands, in the model's order; by default
@@ -81,7 +85,8 @@ def run(
     start = time.perf_counter()
     if engine not in ("auto", "torch"):
         raise OptionError(f"the engines are auto and torch, got {engine}")
-    ready = prepare(scene, model=model, output=output, bands=bands, tile=tile, memory=memory)
+    found = find(model, trust_model)
+    ready = prepare(scene, model=found, output=output, bands=bands, tile=tile, memory=memory)
     _refuse_target(ready)
     if not staged_beside(ready.output):
         _refuse_existing(ready.output, overwrite)

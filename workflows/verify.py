@@ -15,7 +15,7 @@ from segpipe.pipeline.execution import Serial
 from segpipe.pipeline.plan import CHUNK, Plan
 from segpipe.pipeline.scene import Scene, open_scene
 from segpipe.pipeline.window import Window
-from segpipe.workflows.catalogue import Model
+from segpipe.workflows.catalogue import Model, find
 from segpipe.workflows.plan import prepare
 from segpipe.workflows.resident import Resident, decide_engine, recompute
 
@@ -62,6 +62,7 @@ def verify(
     output: str | Path,
     *,
     model: Model | None = None,
+    trust_model: str | None = None,
     bands: Sequence[str | int] | None = None,
     device: str = "auto",
     precision: Precision | Literal["auto"] = "auto",
@@ -77,7 +78,7 @@ def verify(
     Args:
         scene: the raster that was mapped.
         output: the map, a GeoTIFF or a Zarr store.
-        model, bands, device, precision: as `run` had them.
+        model, trust_model, bands, device, precision: as `run` had them.
         windows: how many windows of 256 pixels, drawn by `seed`; None for all.
         tolerance: share of labels that may differ; 0 on a CPU and 0.001 elsewhere by default.
         seed: decides which windows are drawn.
@@ -85,7 +86,8 @@ def verify(
     Raises:
         InputRefusedError: the map isn't on the scene's pixels.
     """
-    ready = prepare(scene, model=model, output=output, bands=bands, tile=CHUNK, memory=None)
+    found = find(model, trust_model)
+    ready = prepare(scene, model=found, output=output, bands=bands, tile=CHUNK, memory=None)
     labels = open_scene(output, ["1"])
     if labels.grid.shape != ready.scene.grid.shape:
         raise InputRefusedError(

@@ -36,6 +36,7 @@ def bench() -> None:
 @bench.command("scene", short_help="Time a run beside what its parts take alone.")
 @click.argument("scene")
 @options.model
+@options.trust
 @options.bands
 @options.tile
 @options.device

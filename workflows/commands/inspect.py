@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,8 +21,9 @@ if TYPE_CHECKING:  # --help needn't wait for torch
     is_flag=True,
     help="Compare tiles with the whole image in float64, on its own weights and on random ones.",
 )
+@options.trust
 @options.as_json
-def inspect(model: str | None, prove: bool, as_json: bool) -> None:
+def inspect(model: str | None, as_json: bool, **arguments: Any) -> None:
     """Show a MODEL's parameters, bands, classes and footprint, and whether tiles can be exact.
 
     MODEL is a package's folder, a bundled model or an architecture (see `segpipe models`), which
@@ -30,7 +31,7 @@ def inspect(model: str | None, prove: bool, as_json: bool) -> None:
     """
     from segpipe.workflows.inspect import inspect as inspect_model
 
-    found = inspect_model(model, prove=prove)
+    found = inspect_model(model, **arguments)
     print_json(found.to_dict()) if as_json else click.echo(_text(found))
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # --help needn't wait for torch
 @click.argument("scene")
 @click.argument("output", type=click.Path(path_type=Path))
 @options.model
+@options.trust
 @options.bands
 @options.device
 @options.precision
