@@ -20,16 +20,18 @@ from segpipe.models.proof import Proof, prove
 class Foreign(nn.Module):
     """A network (N, bands, H, W) to (N, classes, H, W) that is read from the bytes of a file.
 
-    It is copied and pickled as these bytes, and always computes in fp32: such a file names the
-    types of its numbers in its graph, which no change of the weights' type reaches.
+    It is copied and pickled as these bytes.
 
     Attributes:
         kind: a key of `FORMATS`.
+        casts: whether it computes in half precision where its weights are cast to it. Graphs name
+            the types of their numbers here and there, which no cast of the weights reaches.
         content: the file.
         window: side in pixels of the only images that it takes, or None where it takes any.
     """
 
     kind: ClassVar[str]
+    casts: ClassVar[bool] = False
     window: int | None = None
 
     def __init__(self, content: bytes) -> None:

@@ -16,6 +16,7 @@ from segpipe.models.card import ModelCard
 from segpipe.models.engine import Engine, Precision, default_threads, find_device, is_native
 from segpipe.models.errors import DeviceError, ModelError
 from segpipe.models.folding import fold
+from segpipe.models.foreign import Foreign
 from segpipe.models.pointwise import settle
 
 __all__ = ["MINIMUM_AGREEMENT", "Engine", "Precision", "TorchPredictor", "choose_engine"]
@@ -216,6 +217,12 @@ def choose_engine(
     """
     name = find_device(device)
     count = default_threads() if threads is None else threads
+    if any(isinstance(one, Foreign) and not one.casts for one in network.modules()):
+        if precision not in ("auto", "fp32"):
+            raise DeviceError(
+                f"the file of {card.name} computes in fp32 alone; leave out --precision {precision}"
+            )
+        precision = "fp32"
     if precision != "auto":
         if precision == "fp16" and not is_native(precision, name):
             raise DeviceError("this CPU has no fp16; use --precision auto, bf16 or fp32")
