@@ -74,6 +74,7 @@ class Polygons:
         layer: its name in the file.
         crs: in which the corners are given, WKT 2.
         bounds: of all features, in that crs.
+        columns: names of all columns.
         attribute: the column with the value, or None where every polygon stands for 1.
         names: the value of every name that the column may hold, where it holds text.
     """
@@ -82,6 +83,7 @@ class Polygons:
     layer: str
     crs: str
     bounds: Bounds
+    columns: tuple[str, ...]
     attribute: str | None = None
     names: tuple[tuple[str, int], ...] = ()
 
@@ -156,6 +158,7 @@ def open_polygons(
         chosen,
         _crs(place, facts["crs"]),
         (west, south, east, north),
+        tuple(map(str, facts["fields"])),
         attribute,
         tuple((names or {}).items()),
     )
