@@ -173,19 +173,25 @@ def fcn32s_googlenet(bands: int, classes: int, *, upsampling: str = "learned") -
     return FCN(GoogLeNet(bands), googlenet.MAPS, 32, classes, upsampling)
 
 
-def fcn32s_vgg16(bands: int, classes: int, *, upsampling: str = "learned") -> Network:
+def fcn32s_vgg16(
+    bands: int, classes: int, *, upsampling: str = "learned", width: int = vgg.WIDTH
+) -> Network:
     """FCN-32s over VGG16: one upsampling from conv7."""
-    return FCN(VGG16(bands), vgg.MAPS, 32, classes, upsampling)
+    return FCN(VGG16(bands, width), vgg.maps(width), 32, classes, upsampling)
 
 
-def fcn16s_vgg16(bands: int, classes: int, *, upsampling: str = "learned") -> Network:
+def fcn16s_vgg16(
+    bands: int, classes: int, *, upsampling: str = "learned", width: int = vgg.WIDTH
+) -> Network:
     """FCN-16s over VGG16: conv7 and pool4."""
-    return FCN(VGG16(bands), vgg.MAPS, 16, classes, upsampling)
+    return FCN(VGG16(bands, width), vgg.maps(width), 16, classes, upsampling)
 
 
-def fcn8s_vgg16(bands: int, classes: int, *, upsampling: str = "learned") -> Network:
+def fcn8s_vgg16(
+    bands: int, classes: int, *, upsampling: str = "learned", width: int = vgg.WIDTH
+) -> Network:
     """FCN-8s over VGG16: conv7, pool4 and pool3."""
-    return FCN(VGG16(bands), vgg.MAPS, 8, classes, upsampling)
+    return FCN(VGG16(bands, width), vgg.maps(width), 8, classes, upsampling)
 
 
 def _stride(one: FeatureMap) -> int:

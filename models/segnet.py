@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from segpipe.models.errors import ModelError
 from segpipe.models.layers import conv_norm_relu
 from segpipe.models.network import Network
-from segpipe.models.vgg import STAGES, stage, stages
+from segpipe.models.vgg import WIDTH, layout, stage, stages
 
 
 class SegNetVGG16(Network):
@@ -20,22 +20,26 @@ class SegNetVGG16(Network):
         upsampling: "unpooling" puts the values back into these places and learns nothing, as in
             the paper; "transposed" takes a 2 x 2 transposed convolution with a stride of 2, which
             starts by repeating each value and doesn't look at the places.
+        width: channels of the first stage; the others are multiples of it.
     """
 
-    def __init__(self, bands: int, classes: int, *, upsampling: str = "unpooling") -> None:
+    def __init__(
+        self, bands: int, classes: int, *, upsampling: str = "unpooling", width: int = WIDTH
+    ) -> None:
         if upsampling not in ("unpooling", "transposed"):
             raise ModelError(f"upsampling is unpooling or transposed, got {upsampling!r}")
         super().__init__()
-        self.down = stages(bands, conv_norm_relu)
+        rows = layout(width)
+        self.down = stages(bands, conv_norm_relu, width)
         self.pool = nn.MaxPool2d(2, return_indices=True)
         self.upsamplings = nn.ModuleList(
             nn.MaxUnpool2d(2) if upsampling == "unpooling" else Transposed(channels)
-            for _, channels in reversed(STAGES)
+            for _, channels in reversed(rows)
         )
-        outputs = (STAGES[0][1], *(channels for _, channels in STAGES[:-1]))
+        outputs = (rows[0][1], *(channels for _, channels in rows[:-1]))
         self.up = nn.ModuleList(
             _mirrored(channels, after, convolutions)
-            for after, (convolutions, channels) in zip(outputs, STAGES, strict=True)
+            for after, (convolutions, channels) in zip(outputs, rows, strict=True)
         )
         self.score = nn.Conv2d(outputs[0], classes, 3, padding=1)
 

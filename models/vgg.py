@@ -4,17 +4,37 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from segpipe.models.layers import conv_relu, he_conv
+from segpipe.models.layers import conv_relu, he_conv, require
 from segpipe.models.network import FeatureMap
 
-STAGES = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
-"""Convolutions and channels before each of the five poolings."""
+WIDTH = 64
+"""Channels of the first stage in the paper; all others are multiples of them."""
 
-HEAD = 4096
-"""Channels of the two fully connected layers."""
+WIDEST = 512
 
-MAPS = (FeatureMap(8, 256, 3.5), FeatureMap(16, 512, 7.5), FeatureMap(32, HEAD, 15.5))
-"""The maps after pool3, pool4 and conv7; pooling 2 x 2 keeps a unit in the middle of its block."""
+
+def layout(width: int = WIDTH) -> tuple[tuple[int, int], ...]:
+    """Convolutions and channels before each of the five poolings."""
+    require("width", width, 1, WIDEST)
+    return (2, width), (2, 2 * width), (3, 4 * width), (3, 8 * width), (3, 8 * width)
+
+
+def head(width: int = WIDTH) -> int:
+    """Channels of the two fully connected layers."""
+    return 64 * width
+
+
+def maps(width: int = WIDTH) -> tuple[FeatureMap, FeatureMap, FeatureMap]:
+    """Those after pool3, pool4 and conv7; pooling 2 x 2 keeps a unit in the middle of its block."""
+    return (
+        FeatureMap(8, 4 * width, 3.5),
+        FeatureMap(16, 8 * width, 7.5),
+        FeatureMap(32, head(width), 15.5),
+    )
+
+
+STAGES, HEAD, MAPS = layout(), head(), maps()
+"""As in the paper."""
 
 ConvBlock = Callable[[int, int], tuple[nn.Module, ...]]
 
@@ -27,12 +47,13 @@ def stage(inputs: int, outputs: int, convolutions: int, block: ConvBlock) -> nn.
     return nn.Sequential(*layers)
 
 
-def stages(bands: int, block: ConvBlock) -> nn.ModuleList:
+def stages(bands: int, block: ConvBlock, width: int = WIDTH) -> nn.ModuleList:
     """The five stages of VGG16 without their poolings."""
-    inputs = (bands, *(channels for _, channels in STAGES[:-1]))
+    rows = layout(width)
+    inputs = (bands, *(channels for _, channels in rows[:-1]))
     return nn.ModuleList(
         stage(before, channels, convolutions, block)
-        for before, (convolutions, channels) in zip(inputs, STAGES, strict=True)
+        for before, (convolutions, channels) in zip(inputs, rows, strict=True)
     )
 
 
@@ -41,18 +62,18 @@ class VGG16(nn.Module):
 
     The fully connected layers are convolutions: conv6 (7 x 7) and conv7 (1 x 1). conv6 is padded
     by 3 so that its unit lies in the middle of what it sees; Long, Shelhamer and Darrell pad the
-    image by 100 pixels and crop the scores instead. 134,260,544 parameters with three bands.
+    image by 100 pixels and crop the scores instead. 134,260,544 parameters with three bands and the paper's width.
     """
 
-    def __init__(self, bands: int) -> None:
+    def __init__(self, bands: int, width: int = WIDTH) -> None:
         super().__init__()
-        self.stages = stages(bands, conv_relu)
+        self.stages = stages(bands, conv_relu, width)
         self.pool = nn.MaxPool2d(2)
         self.head = nn.Sequential(
-            he_conv(STAGES[-1][1], HEAD, 7, padding=3),
+            he_conv(8 * width, head(width), 7, padding=3),
             nn.ReLU(inplace=True),
             nn.Dropout(),
-            he_conv(HEAD, HEAD, 1),
+            he_conv(head(width), head(width), 1),
             nn.ReLU(inplace=True),
             nn.Dropout(),
         )
