@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+from segpipe.models import converted, layer_graph
 from segpipe.models.compact import CompactFCN
+from segpipe.models.converted import ConvertedClassifier
 from segpipe.models.deeplab import DeepLabV3ResNet50
 from segpipe.models.errors import ModelError
 from segpipe.models.fcn import (
@@ -18,6 +20,7 @@ from segpipe.models.fcn import (
     fcn32s_googlenet,
     fcn32s_vgg16,
 )
+from segpipe.models.layer_graph import LayerGraph
 from segpipe.models.layers import require
 from segpipe.models.network import Architecture, Network, Option
 from segpipe.models.segnet import SegNetVGG16
@@ -36,9 +39,18 @@ class Entry:
 
     @property
     def options(self) -> dict[str, Option]:
-        """The options with their defaults."""
+        """The options that have a default, with it."""
+        return {p.name: p.default for p in self._keywords if p.default is not p.empty}
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """The options that have none: such a network is read from a package, never built anew."""
+        return tuple(p.name for p in self._keywords if p.default is p.empty)
+
+    @property
+    def _keywords(self) -> list[inspect.Parameter]:
         parameters = inspect.signature(self.builder).parameters.values()
-        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+        return [p for p in parameters if p.kind is p.KEYWORD_ONLY]
 
 
 ARCHITECTURES: Mapping[str, Entry] = MappingProxyType(
@@ -59,6 +71,8 @@ ARCHITECTURES: Mapping[str, Entry] = MappingProxyType(
         "deeplabv3-resnet50": Entry(
             DeepLabV3ResNet50, "DeepLabV3 over ResNet50; exact with the option pooling_window"
         ),
+        layer_graph.NAME: Entry(LayerGraph, "any network of known layers, stored as data"),
+        converted.NAME: Entry(ConvertedClassifier, "a classifier that became convolutional"),
     }
 )
 
@@ -88,13 +102,13 @@ def options_of(name: str, pairs: Iterable[str]) -> dict[str, Option]:
         if not equals:
             raise ModelError(f"an option of {name} is written as KEY=VALUE, got {pair!r:.80}")
         _require_known(name, [key])
-        options[key] = _whole(key, value) if isinstance(known[key], int) else value
+        options[key] = _whole(key, value) if isinstance(known.get(key), int) else value
     return options
 
 
 def names() -> tuple[str, ...]:
-    """Every registered name."""
-    return tuple(ARCHITECTURES)
+    """Every registered name of which a new network can be built."""
+    return tuple(name for name, entry in ARCHITECTURES.items() if not entry.required)
 
 
 def build(name: str, bands: int, classes: int, **options: Option) -> Network:
@@ -119,6 +133,8 @@ def create(architecture: Architecture) -> Network:
     require("bands", architecture.bands, 1, MOST_BANDS)
     require("classes", architecture.classes, 1, MOST_CLASSES)
     _require_known(name, architecture.options)
+    if missing := sorted(set(entry.required) - set(architecture.options)):
+        raise ModelError(f"{name} lacks the option {missing[0]!r}; it is read from packages only")
     whole = completed(architecture)
     network = entry.builder(whole.bands, whole.classes, **whole.options)
     network.architecture = whole
@@ -143,7 +159,8 @@ def _entry(name: str) -> Entry:
 
 
 def _require_known(name: str, options: Iterable[str]) -> None:
-    known = _entry(name).options
+    entry = _entry(name)
+    known = (*entry.options, *entry.required)
     for option in sorted(set(options) - set(known)):
         listed = ", ".join(known) or "none"
         raise ModelError(f"{name} has no option {option!r:.80}; its options are: {listed}")

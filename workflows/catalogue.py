@@ -9,7 +9,7 @@ from segpipe.models.card import ClassInfo, ModelCard
 from segpipe.models.errors import ModelError
 from segpipe.models.foreign import foreign_kind, require_trust
 from segpipe.models.package import SegmentationModel, load
-from segpipe.models.registry import ARCHITECTURES, build, parse
+from segpipe.models.registry import ARCHITECTURES, build, names, parse
 from segpipe.workflows.code import from_code, is_code
 
 DEFAULT = "landcover-landsat7"
@@ -36,7 +36,7 @@ def catalogue() -> Catalogue:
     folders = (path for path in _bundled().iterdir() if (path / "model.json").is_file())
     return Catalogue(
         tuple(sorted(path.name for path in folders)),
-        {name: entry.summary for name, entry in ARCHITECTURES.items()},
+        {name: ARCHITECTURES[name].summary for name in names()},
     )
 
 
@@ -109,7 +109,7 @@ def find_or_build(model: Model | None, trust: str | None = None) -> Segmentation
 
 
 def _is_architecture(text: str) -> bool:
-    return text.partition(":")[0] in ARCHITECTURES
+    return text.partition(":")[0] in names()
 
 
 def _bundled() -> Path:
