@@ -12,6 +12,7 @@ import click
 from segpipe.models.errors import DeviceError, ModelError
 from segpipe.pipeline.errors import PipelineError, StorageError
 from segpipe.workflows.commands.bench import bench
+from segpipe.workflows.commands.evaluate import evaluate
 from segpipe.workflows.commands.inspect import inspect
 from segpipe.workflows.commands.models import models
 from segpipe.workflows.commands.plan import plan
@@ -39,7 +40,7 @@ def cli() -> None:
     """  # noqa: D301 - \b is click's mark for lines that stay as they are
 
 
-for command in (run, plan, inspect, models, verify, train, bench):
+for command in (run, plan, inspect, models, verify, train, evaluate, bench):
     cli.add_command(command)
 
 

@@ -66,15 +66,16 @@ def facts(rows: Sequence[Row]) -> str:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Columns that line up; numbers to the right."""
+    """Columns that line up; numbers to the right, and so are their headings."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    # A heading stands as the cell below it does.
+    below = [rows[min(1, len(rows) - 1)], *rows[1:]]
     return "\n".join(
-        "  "
-        + "  ".join(_cell(cell, width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
+        "  " + "  ".join(map(_cell, row, widths, below_row)).rstrip()
+        for row, below_row in zip(rows, below, strict=True)
     )
 
 
-def _cell(text: str, width: int) -> str:
-    number = text[:1].isdigit() and text[-1:] in "0123456789%2"
+def _cell(text: str, width: int, like: str) -> str:
+    number = like == "-" or (like[:1].isdigit() and like[-1:] in "0123456789%2")
     return text.rjust(width) if number else text.ljust(width)
