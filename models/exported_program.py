@@ -36,6 +36,7 @@ class ExportedNetwork(Foreign):
         program = _load(content)
         shape = _image_shape(program)
         self.window = _window(shape)
+        self.bands = shape[1] if isinstance(shape[1], int) else None
         self.program = program.module()
         _settle(self.program)
 

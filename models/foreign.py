@@ -28,11 +28,13 @@ class Foreign(nn.Module):
             the types of their numbers here and there, which no cast of the weights reaches.
         content: the file.
         window: side in pixels of the only images that it takes, or None where it takes any.
+        bands: how many bands it takes, or None where the file doesn't tell.
     """
 
     kind: ClassVar[str]
     casts: ClassVar[bool] = False
     window: int | None = None
+    bands: int | None = None
 
     def __init__(self, content: bytes) -> None:
         super().__init__()

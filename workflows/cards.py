@@ -19,6 +19,8 @@ KEYS = (
     "mean",
     "std",
     "window",
+    "overlap",
+    "edges",
     "description",
     "licence",
     "training_data",
@@ -91,6 +93,16 @@ def describe(
     except ModelError as error:
         place = "" if card_file is None else f"{card_file}: "
         raise ModelError(f"{place}{error}") from error
+
+
+def count_of(card_file: Path | None, key: str) -> int | None:
+    """How many bands or classes a card's file lists; None where it lists none.
+
+    Raises:
+        InputRefusedError: the file can't be read, or isn't a card.
+    """
+    listed = {} if card_file is None else _read(card_file)
+    return len(listed[key]) if isinstance(listed.get(key), list) else None
 
 
 def palette(count: int) -> tuple[str, ...]:
