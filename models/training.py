@@ -1,92 +1,25 @@
-"""A network learns from labelled pixels: numpy arrays in, a trained network out."""
+"""A network learns from batches of labelled pixels, and can stop and go on between any two."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from segpipe.models.errors import ModelError
+from segpipe.models.augmentation import Augmentation
+from segpipe.models.engine import DTYPES, Engine
+from segpipe.models.losses import FOCUS, LossName, make_loss
+from segpipe.models.sampler import Batch, Sampler
+from segpipe.models.training_state import Tensors, TrainingState, copy_into
 
-IGNORED = 255
-"""Label of a pixel that teaches nothing."""
+WARM_UP = 1 / 25
+"""The first step's rate over the highest one."""
 
-Labels = NDArray[np.uint8]
-Features = NDArray[np.float32]
-Progress = Callable[[int, float], None]
-"""Called after each step with the number of steps done and the step's loss."""
-
-
-class ExamplesRefusedError(ModelError):
-    """A network can't learn from these pixels."""
-
-    exit_code = 3
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Block:
-    """A rectangle of a scene and what is known about its pixels.
-
-    Attributes:
-        pixels: the scene's own numbers, (band, row, column).
-        valid: True where every band holds a measurement, (row, column).
-        labels: class indices, or `IGNORED`, (row, column).
-
-    Raises:
-        ValueError: the shapes don't agree.
-    """
-
-    pixels: NDArray[np.generic]
-    valid: NDArray[np.bool_]
-    labels: Labels
-
-    def __post_init__(self) -> None:
-        shapes = self.pixels.shape[1:], self.valid.shape, self.labels.shape
-        if self.pixels.ndim != 3 or len(set(shapes)) != 1:
-            raise ValueError(
-                f"pixels are (band, row, column), valid and labels (row, column), got the shapes "
-                f"{self.pixels.shape}, {self.valid.shape} and {self.labels.shape}"
-            )
-
-    @property
-    def known(self) -> NDArray[np.bool_]:
-        """True where a pixel is valid and has a label, (row, column)."""
-        known: NDArray[np.bool_] = self.valid & (self.labels != IGNORED)
-        return known
-
-
-@dataclass(frozen=True, slots=True)
-class Normalisation:
-    """Mean and standard deviation of every band, in the scene's own units."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @classmethod
-    def of(cls, block: Block) -> "Normalisation":
-        """The statistics over all valid pixels of a block.
-
-        Raises:
-            ExamplesRefusedError: no pixel is valid, or a band has one value only.
-        """
-        if not block.valid.any():
-            raise ExamplesRefusedError("no pixel of the training area is valid; choose another one")
-        bands = [band[block.valid].astype(np.float64) for band in block.pixels]
-        found = cls(
-            tuple(float(band.mean()) for band in bands), tuple(float(band.std()) for band in bands)
-        )
-        if constant := [index + 1 for index, std in enumerate(found.std) if std == 0]:
-            raise ExamplesRefusedError(f"band {constant[0]} has one value only; leave it out")
-        return found
-
-    def __call__(self, block: Block) -> Features:
-        """What the network is fed: `(x - mean) / std`, and 0 where a pixel isn't valid."""
-        mean, std = (np.array(numbers)[:, None, None] for numbers in (self.mean, self.std))
-        features = ((block.pixels - mean) / std).astype(np.float32)
-        return np.where(block.valid, features, np.float32(0))
+SECOND_MOMENT = 0.999
+"""AdamW's beta2."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,19 +27,22 @@ class Schedule:
     """How long and how a network is trained.
 
     The rate rises to `learning_rate` over the first quarter of the steps and falls to nothing by
-    the last one (one cycle, Smith and Topin 2019), with AdamW (Loshchilov and Hutter 2019). The
-    last weights are the result: no held-out figure chooses among them.
+    the last one (one cycle, Smith and Topin 2019), with AdamW (Loshchilov and Hutter 2019).
 
     Attributes:
-        steps: how many batches are learnt from.
+        steps: how many batches are learnt from, at most.
         crop: side of a crop in pixels, a multiple of the network's stride.
-        seed: of crops, turns and dropout. The same seed gives the same weights on the same machine
-            with the same number of threads.
+        seed: of crops, variations and dropout. The same seed gives the same weights on the same
+            machine with the same number of threads.
         batch: crops a step.
         learning_rate: the highest rate.
         weight_decay: AdamW's.
         balance: 0 weighs all pixels alike, 1 gives all classes one weight; a class is weighted by
             its frequency to the power of `-balance`.
+        loss: what is made small.
+        augmentation: how crops are varied.
+        check: steps from one validation to the next, where there is anything to validate on.
+        patience: validations without a better score after which training stops; 0 for never.
 
     Raises:
         ValueError: a number is out of bounds.
@@ -119,122 +55,220 @@ class Schedule:
     learning_rate: float = 3e-3
     weight_decay: float = 1e-2
     balance: float = 0.25
+    loss: LossName = "cross-entropy"
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    check: int = 20
+    patience: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "crop", "learning_rate"):
+        for name in ("steps", "batch", "crop", "learning_rate", "check"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is positive, got {getattr(self, name)}")
-        if self.weight_decay < 0 or not 0 <= self.balance <= 1 or self.seed < 0:
-            raise ValueError(
-                f"weight_decay and seed are 0 or more and balance lies between 0 and 1, got {self}"
-            )
+        for name in ("weight_decay", "seed", "patience"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is 0 or more, got {getattr(self, name)}")
+        if not 0 <= self.balance <= 1:
+            raise ValueError(f"balance lies between 0 and 1, got {self.balance}")
+        if self.loss not in FOCUS:
+            raise ValueError(f"a loss is one of {', '.join(FOCUS)}, got {self.loss}")
+
+    def pace(self, step: int) -> tuple[float, float]:
+        """Rate and momentum of a step, counted from 0: while one rises the other one falls."""
+        rise = self.steps / 4
+        rising = step < rise
+        share = step / rise if rising else (step - rise) / (self.steps - rise)
+        # From 0 to 1 and back along cosines.
+        high = (1 - math.cos(math.pi * (share if rising else 1 - share))) / 2
+        low = self.learning_rate * (WARM_UP if rising else 0)
+        return low + (self.learning_rate - low) * high, 0.95 - 0.1 * high
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one step did: its number from 1, loss and rate, and the score if it was validated."""
+
+    number: int
+    loss: float
+    rate: float
+    score: float | None
+
+
+class Learner:
+    """A network that learns on a device; all it has come to is its `state`.
+
+    What is random in a step, dropout for one, depends on the seed and the step's number only.
+    On a CPU the same steps give the same bits, whether or not the learner was stopped between
+    them; a GPU's sums have no fixed order.
+
+    Args:
+        network: learns in place.
+        weights: of the classes, in the loss.
+        schedule: how it learns.
+        engine: where, with which numbers and with how many threads. Below fp32 the weights stay
+            in fp32, and torch's autocast picks the operations that are computed with fewer digits.
+    """
+
+    def __init__(
+        self, network: nn.Module, weights: Tensor, schedule: Schedule, engine: Engine
+    ) -> None:
+        self._device = torch.device(engine.device)
+        self._dtype = None if engine.precision == "fp32" else DTYPES[engine.precision]
+        if torch.get_num_threads() != engine.threads:
+            torch.set_num_threads(engine.threads)
+        self.network = network.to(device=self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.schedule = schedule
+        self._loss = make_loss(schedule.loss, weights.to(self._device))
+        self._optimizer = torch.optim.AdamW(
+            network.parameters(), schedule.learning_rate, weight_decay=schedule.weight_decay
+        )
+        self._losses: list[float] = []
+        self._checks: list[tuple[int, float]] = []
+        self._best: Tensors = {}
+
+    @property
+    def losses(self) -> tuple[float, ...]:
+        """The loss of every step that is done."""
+        return tuple(self._losses)
+
+    @property
+    def checks(self) -> tuple[tuple[int, float], ...]:
+        """Step and score of every validation."""
+        return tuple(self._checks)
+
+    @property
+    def done(self) -> int:
+        """How many steps are done."""
+        return len(self._losses)
+
+    @property
+    def best(self) -> int | None:
+        """The step after which the network was validated best, the first of several."""
+        return max(self._checks, key=lambda check: check[1])[0] if self._checks else None
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done, or the score stopped to rise."""
+        since = sum(step > (self.best or 0) for step, _ in self._checks)
+        stale = 0 < self.schedule.patience <= since
+        return stale or self.done >= self.schedule.steps
+
+    @property
+    def is_check_due(self) -> bool:
+        """Whether the network is to be validated now: every few steps, and after the last one."""
+        return self.done % self.schedule.check == 0 or self.done == self.schedule.steps
+
+    def learn(self, batch: Batch) -> float:
+        """The loss of one more step."""
+        images, labels = (tensor.to(self._device) for tensor in batch)
+        self.network.train()
+        with (
+            self._chance(),
+            torch.autocast(self._device.type, self._dtype, enabled=self._dtype is not None),
+        ):
+            loss = self._loss(self.network(images), labels)
+        self._optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        for group in self._optimizer.param_groups:
+            group["lr"], momentum = self.schedule.pace(self.done)
+            group["betas"] = momentum, SECOND_MOMENT
+        self._optimizer.step()
+        self._losses.append(loss.item())
+        return self._losses[-1]
+
+    def judge(self, score: float) -> None:
+        """Takes the score of the network as it is; a higher one is better."""
+        self._checks.append((self.done, score))
+        if self.best == self.done:
+            self._best = {name: value.clone() for name, value in self.network.state_dict().items()}
+
+    def take_best(self) -> None:
+        """Gives the network the weights that were validated best; the last ones without any."""
+        if self._best:
+            copy_into(self.network.state_dict(), self._best)
+        self.network.eval()
+
+    def state(self) -> TrainingState:
+        """All that decides the steps to come."""
+        return TrainingState(
+            torch.tensor(self._losses, dtype=torch.float64),
+            torch.tensor(self._checks, dtype=torch.float64).reshape(-1, 2),
+            self.network.state_dict(),
+            self._best,
+            self._moments(),
+        )
+
+    def restore(self, state: TrainingState) -> None:
+        """Goes on from a state of a learner of the same network and schedule that is new.
+
+        Raises:
+            CheckpointError: it's that of another network.
+        """
+        copy_into(self.network.state_dict(), state.network)
+        if state.best:
+            self._best = {name: value.clone() for name, value in self.network.state_dict().items()}
+            copy_into(self._best, state.best)
+        self._losses = state.losses.tolist()
+        self._checks = [(int(step), score) for step, score in state.checks.tolist()]
+        self._start_optimizer({int(name.partition(".")[0]) for name in state.optimizer})
+        copy_into(self._moments(), state.optimizer)
+
+    def _moments(self) -> Tensors:
+        states = self._optimizer.state
+        return {
+            f"{index}.{name}": value
+            for index, parameter in enumerate(self.network.parameters())
+            for name, value in states[parameter].items()
+        }
+
+    def _start_optimizer(self, learnt: set[int]) -> None:
+        """Lets the optimizer make tensors for these parameters, in its own memory formats."""
+        parameters = list(self.network.parameters())
+        before = [parameter.detach().clone() for parameter in parameters]
+        for index in learnt & set(range(len(parameters))):
+            parameters[index].grad = torch.zeros_like(parameters[index])
+        self._optimizer.step()
+        with torch.no_grad():
+            for parameter, value in zip(parameters, before, strict=True):
+                parameter.copy_(value)
+
+    @contextlib.contextmanager
+    def _chance(self) -> Iterator[None]:
+        seed = np.random.SeedSequence([self.schedule.seed, self.done]).generate_state(1)
+        devices = [self._device] if self._device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(int(seed[0]))
+            yield
 
 
 def fit(
-    network: nn.Module,
-    block: Block,
-    normalisation: Normalisation,
-    classes: int,
-    schedule: Schedule,
-    progress: Progress | None = None,
-) -> tuple[float, ...]:
-    """The loss of every step; `network` has learnt and is in evaluation mode.
+    learner: Learner,
+    sampler: Sampler,
+    *,
+    validate: Callable[[nn.Module], float] | None = None,
+    keep: Callable[[Learner], None] | None = None,
+    watch: Callable[[Step], None] | None = None,
+) -> None:
+    """The learner's network has learnt what is left of its schedule, and is in evaluation mode.
 
-    Crops lie inside the block around labelled pixels, and are turned and mirrored at random.
+    With `validate` it ends with the weights whose score was highest, otherwise with the last ones.
 
-    Raises:
-        ExamplesRefusedError: the block is smaller than a crop, or a class has no pixel in it.
+    Args:
+        learner: new, or restored from any state.
+        sampler: gives the batch of every step.
+        validate: the score of a network; higher is better. It may put the network into
+            evaluation mode.
+        keep: called after every step, when the learner's state can be kept.
+        watch: told of every step.
     """
-    sampler = Sampler(block, normalisation, schedule)
-    weights = torch.from_numpy(class_weights(block, classes, schedule.balance))
-    optimizer = torch.optim.AdamW(
-        network.parameters(), schedule.learning_rate, weight_decay=schedule.weight_decay
-    )
-    rate = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, schedule.learning_rate, total_steps=schedule.steps, pct_start=0.25
-    )
-    losses: list[float] = []
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    network.train()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(schedule.seed)
-        for step in range(schedule.steps):
-            images, labels = sampler.batch()
-            loss = F.cross_entropy(network(images), labels, weights, ignore_index=IGNORED)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            rate.step()
-            losses.append(loss.item())
-            if progress:
-                progress(step + 1, losses[-1])
-    network.eval()
-    return tuple(losses)
-
-
-class Sampler:
-    """Batches of random crops of a block."""
-
-    def __init__(self, block: Block, normalisation: Normalisation, schedule: Schedule) -> None:
-        side = schedule.crop
-        if min(block.valid.shape) < side:
-            rows, columns = block.valid.shape
-            raise ExamplesRefusedError(
-                f"the training area has {rows} x {columns} pixels, a crop {side} x {side}; "
-                "make crops smaller or the area larger"
-            )
-        self.features = normalisation(block)
-        self.labels = np.where(block.valid, block.labels, np.uint8(IGNORED))
-        self.known = np.argwhere(block.known)
-        self.schedule = schedule
-        self.random = np.random.default_rng(schedule.seed)
-
-    def batch(self) -> tuple[Tensor, Tensor]:
-        """Features (N, band, row, column) and labels (N, row, column)."""
-        crops = [self._crop() for _ in range(self.schedule.batch)]
-        features = np.stack([features for features, _ in crops])
-        labels = np.stack([labels for _, labels in crops]).astype(np.int64)
-        images = torch.from_numpy(features).contiguous(memory_format=torch.channels_last)
-        return images, torch.from_numpy(labels)
-
-    def _crop(self) -> tuple[Features, Labels]:
-        side = self.schedule.crop
-        centre = self.known[self.random.integers(len(self.known))]
-        corner = centre - self.random.integers(side, size=2)
-        top, left = np.clip(corner, 0, np.subtract(self.labels.shape, side))
-        area = slice(top, top + side), slice(left, left + side)
-        turns, mirrored = int(self.random.integers(4)), bool(self.random.integers(2))
-        features = np.rot90(self.features[:, *area], turns, axes=(1, 2))
-        labels = np.rot90(self.labels[area], turns)
-        return (features[..., ::-1], labels[..., ::-1]) if mirrored else (features, labels)
-
-
-def class_weights(block: Block, classes: int, balance: float) -> NDArray[np.float32]:
-    """A weight for each class; their mean over the block's labelled pixels is 1.
-
-    Raises:
-        ExamplesRefusedError: a class has no pixel.
-    """
-    pixels = np.bincount(block.labels[block.known], minlength=classes)
-    if len(pixels) > classes or not pixels.all():
-        raise ExamplesRefusedError(
-            f"each of the {classes} classes needs labelled pixels in the training area, found "
-            f"{pixels.tolist()}; hold out another part, or merge classes"
-        )
-    weights: NDArray[np.float64] = (pixels / pixels.sum()) ** -balance
-    return (weights / np.average(weights, weights=pixels)).astype(np.float32)
-
-
-def predict_whole(
-    network: nn.Module, normalisation: Normalisation, block: Block, stride: int
-) -> Labels:
-    """Class indices (row, column) of a block in one forward pass, as `segpipe run` defines them.
-
-    The block is padded with zeros at the bottom and the right to a multiple of `stride`.
-    """
-    height, width = block.valid.shape
-    features = np.pad(normalisation(block), ((0, 0), (0, -height % stride), (0, -width % stride)))
-    with torch.inference_mode():
-        scores: Tensor = network(torch.from_numpy(features)[None])
-    labels: Labels = scores[0, :, :height, :width].argmax(dim=0).numpy().astype(np.uint8)
-    return labels
+    with contextlib.closing(sampler.batches(learner.done)) as batches:
+        while not learner.finished:
+            rate, _ = learner.schedule.pace(learner.done)
+            loss, score = learner.learn(next(batches)), None
+            if validate and learner.is_check_due:
+                score = validate(learner.network)
+                learner.judge(score if math.isfinite(score) else -math.inf)
+            if watch:
+                watch(Step(learner.done, loss, rate, score))
+            if keep:
+                keep(learner)
+    learner.take_best()

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from segpipe.models.card import ClassInfo
 from segpipe.models.errors import ModelError
-from segpipe.models.training import IGNORED
+from segpipe.models.examples import IGNORED
 from segpipe.pipeline.errors import InputRefusedError
 
 

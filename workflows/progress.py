@@ -1,10 +1,12 @@
 """How far a run is, for people: a bar on a terminal, plain lines elsewhere."""
 
+import math
 import sys
 import time
 
 import click
 
+from segpipe.models.training import Step
 from segpipe.workflows.stages import Progress
 
 _PAUSE = 10.0
@@ -49,15 +51,37 @@ class ProgressPrinter:
 
 
 class StepPrinter:
-    """Tells on standard error how far training is."""
+    """Tells on standard error how far training is: a bar on a terminal, plain lines elsewhere."""
 
     def __init__(self, steps: int) -> None:
         self._steps = steps
+        self._start = time.monotonic()
+        self._first = 0
+        self._best = -math.inf
+        self._terminal = sys.stderr.isatty()
 
-    def __call__(self, step: int, loss: float) -> None:
-        """Shows every twentieth step."""
-        if step % max(self._steps // 20, 1) == 0 or step == self._steps:
-            click.echo(f"step {step}/{self._steps}, loss {loss:.3f}", err=True)
+    def __call__(self, step: Step) -> None:
+        """Shows a step, on plain lines every twentieth one and those that are validated."""
+        self._first = self._first or step.number
+        self._best = max(self._best, -math.inf if step.score is None else step.score)
+        last = step.number == self._steps
+        if self._terminal:
+            filled = 24 * step.number // self._steps
+            bar = f"[{'#' * filled}{'.' * (24 - filled)}] {self._figures(step)}"
+            click.echo(f"\r{bar}\x1b[K", err=True, nl=last)
+        elif last or step.score is not None or step.number % max(self._steps // 20, 1) == 0:
+            click.echo(self._figures(step), err=True)
+
+    def _figures(self, step: Step) -> str:
+        text = f"step {step.number}/{self._steps}, loss {step.loss:.3f}"
+        if step.score is not None:
+            text += f", validated mean IoU {step.score:.3f}"
+        if self._best > -math.inf:
+            text += f", best {self._best:.3f}"
+        if fresh := step.number - self._first:
+            left = (self._steps - step.number) * (time.monotonic() - self._start) / fresh
+            text += f", {_clock(left)} left"
+        return text
 
 
 def _clock(seconds: float) -> str:

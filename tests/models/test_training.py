@@ -1,29 +1,29 @@
 """Training learns, from what it's given and from nothing else, the same way every time."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
 
-from segpipe.models.metrics import Scores, confusion_matrix
+from segpipe.models.engine import Engine, Precision
+from segpipe.models.examples import IGNORED, Block, ExamplesRefusedError
+from segpipe.models.losses import LossName, class_weights, make_loss
 from segpipe.models.network import Network
+from segpipe.models.normalisation import Normalisation
 from segpipe.models.registry import build
-from segpipe.models.training import (
-    IGNORED,
-    Block,
-    ExamplesRefusedError,
-    Normalisation,
-    Sampler,
-    Schedule,
-    class_weights,
-    fit,
-    predict_whole,
-)
+from segpipe.models.sampler import Sampler
+from segpipe.models.survey import survey
+from segpipe.models.training import Learner, Schedule, Step, fit
+from segpipe.models.training_state import CheckpointError, TrainingState
 
 SCHEDULE = Schedule(steps=25, crop=16, seed=3, batch=8, learning_rate=2e-2)
+SHORT = replace(SCHEDULE, steps=6, check=2)
 
 
 def stripes(seed: int = 0, side: int = 48) -> Block:
@@ -45,139 +45,218 @@ def untrained() -> Network:
         return build("fcn-compact", 2, 2, depth=2, width=4)
 
 
-def learnt(block: Block, schedule: Schedule = SCHEDULE) -> Network:
-    network = untrained()
-    fit(network, block, Normalisation.of(block), 2, schedule)
-    return network
+def course(
+    block: Block, schedule: Schedule = SCHEDULE, precision: Precision = "fp32"
+) -> tuple[Learner, Sampler]:
+    found = survey([block], 2, 2)
+    sampler = Sampler(
+        [block],
+        found,
+        Normalisation.of(found.moments),
+        crop=schedule.crop,
+        batch=schedule.batch,
+        seed=schedule.seed,
+    )
+    weights = class_weights(found.pixels, schedule.balance)
+    engine = Engine(precision=precision, threads=torch.get_num_threads())
+    return Learner(untrained(), weights, schedule, engine), sampler
 
 
-def same(one: Network, other: Network) -> bool:
+def learnt(block: Block, schedule: Schedule = SHORT) -> nn.Module:
+    learner, sampler = course(block, schedule)
+    fit(learner, sampler)
+    return learner.network
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
     pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
     return all(torch.equal(a, b) for a, b in pairs)
 
 
-def test_a_plain_problem_is_learnt_and_carries_over() -> None:
+def accuracy(network: nn.Module, block: Block, learnt_from: Block) -> float:
+    normalisation = Normalisation.of(survey([learnt_from], 2, 2).moments)
+    with torch.inference_mode():
+        labels = network(torch.from_numpy(normalisation(block))[None])[0].argmax(0).numpy()
+    return float((labels == block.labels)[block.known].mean())
+
+
+@pytest.mark.parametrize(
+    ("loss", "precision"), [("cross-entropy", "fp32"), ("focal", "fp32"), ("cross-entropy", "bf16")]
+)
+def test_a_plain_problem_is_learnt_and_carries_over(loss: LossName, precision: Precision) -> None:
     block, unseen = stripes(), stripes(seed=9, side=44)
-    network = untrained()
-    losses = fit(network, block, Normalisation.of(block), 2, SCHEDULE)
-    predicted = predict_whole(network, Normalisation.of(block), unseen, stride=4)
-    known = unseen.known
-    scores = Scores(confusion_matrix(unseen.labels[known], predicted[known], 2))
-    assert len(losses) == SCHEDULE.steps
-    assert np.mean(losses[-5:]) < losses[0] / 2
-    assert scores.overall_accuracy > 0.9
-    assert not network.training
+    learner, sampler = course(block, replace(SCHEDULE, loss=loss), precision)
+    fit(learner, sampler)
+    assert len(learner.losses) == SCHEDULE.steps
+    assert np.mean(learner.losses[-5:]) < learner.losses[0] / 2
+    assert accuracy(learner.network, unseen, block) > 0.9
+    assert not learner.network.training
+    assert {tensor.dtype for tensor in learner.network.parameters()} == {torch.float32}
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
-    short = replace(SCHEDULE, steps=3)
-    first = learnt(stripes(), short)
+    first = learnt(stripes())
     torch.rand(5)  # The global generator's state plays no part, and isn't changed.
     state = torch.get_rng_state()
-    assert same(first, learnt(stripes(), short))
+    assert same(first, learnt(stripes()))
     assert torch.equal(state, torch.get_rng_state())
-    assert not same(first, learnt(stripes(), replace(short, seed=4)))
+    assert not same(first, learnt(stripes(), replace(SHORT, seed=4)))
 
 
 def test_what_is_not_valid_or_ignored_changes_nothing() -> None:
-    short = replace(SCHEDULE, steps=3)
     block = stripes()
     pixels, labels = block.pixels.copy(), block.labels.copy()
     pixels[:, ~block.valid] = 7
     labels[~block.valid] = 1 - labels[~block.valid]
-    assert same(learnt(block, short), learnt(Block(pixels, block.valid, labels), short))
+    assert same(learnt(block), learnt(Block(pixels, block.valid, labels)))
 
 
-def test_progress_is_told_every_step() -> None:
-    told: list[tuple[int, float]] = []
-    block = stripes()
-    schedule = replace(SCHEDULE, steps=3)
-    losses = fit(
-        untrained(),
-        block,
-        Normalisation.of(block),
-        2,
-        schedule,
-        lambda step, loss: told.append((step, loss)),
+@pytest.mark.parametrize("stop", range(SHORT.steps + 1))
+def test_a_learner_that_is_restored_ends_with_the_same_bits(stop: int, tmp_path: Path) -> None:
+    scores = iter([0.3, 0.5, 0.4])
+    whole, sampler = course(stripes(), SHORT)
+    states: list[bytes] = [whole.state().to_bytes()]
+    fit(
+        whole,
+        sampler,
+        validate=lambda network: next(scores),
+        keep=lambda learner: states.append(learner.state().to_bytes()),
     )
-    assert told == list(enumerate(losses, start=1))
+    file = tmp_path / "checkpoint"
+    file.write_bytes(states[stop])
+    again, sampler = course(stripes(), SHORT)
+    again.restore(TrainingState.read(file))
+    left = iter([0.3, 0.5, 0.4][stop // 2 :])
+    last: list[bytes] = []
+    fit(
+        again,
+        sampler,
+        validate=lambda network: next(left),
+        keep=lambda learner: last.append(learner.state().to_bytes()),
+    )
+    assert same(whole.network, again.network)
+    assert (whole.losses, whole.checks) == (again.losses, again.checks)
+    assert last[-1:] == states[-1:] or stop == SHORT.steps
 
 
-def test_statistics_are_those_of_numpy_over_all_valid_pixels() -> None:
-    block = stripes()
-    normalisation = Normalisation.of(block)
-    valid = block.pixels[:, block.valid].astype(np.float64)
-    np.testing.assert_allclose(normalisation.mean, valid.mean(axis=1), rtol=1e-12)
-    np.testing.assert_allclose(normalisation.std, valid.std(axis=1), rtol=1e-12)
-    features = normalisation(block)
-    assert features.dtype == np.float32
-    assert not features[:, ~block.valid].any()
-    np.testing.assert_allclose(features[:, block.valid].std(axis=1), 1, rtol=1e-5)
+def test_the_best_validated_weights_are_kept_and_the_last_ones_without_validation() -> None:
+    scores = iter([0.3, 0.5, 0.4])
+    best: list[dict[str, torch.Tensor]] = []
+
+    def validate(network: nn.Module) -> float:
+        best.append({name: value.clone() for name, value in network.state_dict().items()})
+        return next(scores)
+
+    learner, sampler = course(stripes(), SHORT)
+    fit(learner, sampler, validate=validate)
+    assert learner.checks == ((2, 0.3), (4, 0.5), (6, 0.4))
+    assert learner.best == 4
+    found = learner.network.state_dict()
+    assert all(torch.equal(found[name], best[1][name]) for name in found)
+    assert same(learnt(stripes()), learnt(stripes(), replace(SHORT, check=1)))
+    assert not same(learnt(stripes()), learner.network)
 
 
-@given(st.integers(0, 2**32), st.integers(1, 40))
-def test_crops_show_the_block_turned_but_with_its_own_labels(seed: int, crop: int) -> None:
-    # A pixel's number is its label, so a crop that tears them apart shows.
-    labels = np.arange(40 * 41, dtype=np.int64).reshape(40, 41) % 200
-    block = Block(labels[None].astype(np.float32), labels % 7 != 0, labels.astype(np.uint8))
-    sampler = Sampler(block, Normalisation((0.0,), (1.0,)), Schedule(1, crop, seed, batch=4))
-    images, targets = sampler.batch()
-    assert images.shape == (4, 1, crop, crop)
-    known = targets != IGNORED
-    assert known.flatten(1).any(dim=1).all()
-    assert torch.equal(images[:, 0][known].long(), targets[known])
-    assert not images[:, 0][~known].any()
+def test_training_stops_when_the_score_stops_to_rise() -> None:
+    scores = iter([0.3, 0.5, 0.5, 0.4])
+    learner, sampler = course(stripes(), replace(SCHEDULE, check=2, patience=2))
+    fit(learner, sampler, validate=lambda network: next(scores))
+    assert learner.done == 8
+    assert learner.best == 4
+    assert learner.finished
 
 
-def test_every_pixel_and_all_eight_positions_are_drawn() -> None:
-    labels = np.arange(36, dtype=np.uint8).reshape(6, 6)
-    block = Block(labels[None] + np.float32(1), np.ones((6, 6), bool), labels)
-    sampler = Sampler(block, Normalisation((0.0,), (1.0,)), Schedule(1, 6, 0, batch=200))
-    _, whole = sampler.batch()
-    assert len({tuple(crop.flatten().tolist()) for crop in whole}) == 8
-    _, parts = Sampler(block, Normalisation((0.0,), (1.0,)), Schedule(1, 2, 0, batch=200)).batch()
-    assert set(parts.flatten().tolist()) == set(range(36))
+def test_watchers_are_told_every_step() -> None:
+    told: list[Step] = []
+    learner, sampler = course(stripes(), SHORT)
+    fit(learner, sampler, validate=lambda network: 0.5, watch=told.append)
+    assert [step.number for step in told] == [1, 2, 3, 4, 5, 6]
+    assert tuple(step.loss for step in told) == learner.losses
+    assert [step.score for step in told] == [None, 0.5] * 3
+
+
+@given(st.integers(1, 60))
+def test_the_rate_rises_for_a_quarter_and_falls_to_nothing(steps: int) -> None:
+    schedule = replace(SCHEDULE, steps=steps)
+    rates, momenta = zip(*map(schedule.pace, range(steps + 1)), strict=True)
+    top = int(np.argmax(rates))
+    assert abs(top - steps / 4) <= 1
+    assert rates[-1] == pytest.approx(0, abs=1e-12)
+    assert max(rates) <= schedule.learning_rate * (1 + 1e-12)
+    assert (np.diff(rates[: top + 1]) > 0).all()
+    assert (np.diff(rates[top:]) < 0).all()
+    assert min(momenta) >= 0.85 - 1e-12
+    assert max(momenta) <= 0.95 + 1e-12
+
+
+@given(st.integers(0, 2**32))
+def test_losses_are_torchs_and_the_papers(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.randn(2, 3, 5, 4, generator=generator) * 3
+    labels = torch.randint(3, (2, 5, 4), generator=generator)
+    labels[0, :2] = IGNORED
+    weights = torch.rand(3, generator=generator) + 0.1
+    plain = F.cross_entropy(scores, labels, weights, ignore_index=IGNORED)
+    torch.testing.assert_close(make_loss("cross-entropy", weights)(scores, labels), plain)
+    sure = scores.softmax(1).gather(1, (labels % 3)[:, None])[:, 0].double()
+    weight = weights[labels % 3].double() * (labels != IGNORED)
+    focal = (weight * (1 - sure) ** 2 * -sure.log()).sum() / weight.sum()
+    found = make_loss("focal", weights)(scores, labels)
+    torch.testing.assert_close(found.double(), focal, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["cross-entropy", "focal"])
+def test_a_batch_without_labels_teaches_nothing(name: LossName) -> None:
+    scores = torch.randn(1, 2, 3, 3, requires_grad=True)
+    loss = make_loss(name, torch.ones(2))(scores, torch.full((1, 3, 3), IGNORED))
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert loss.item() == 0
+    assert scores.grad is not None
+    assert not scores.grad.any()
 
 
 @given(st.lists(st.integers(1, 50), min_size=2, max_size=5), st.floats(0, 1))
 def test_class_weights_balance_classes(pixels: list[int], balance: float) -> None:
-    labels = np.repeat(np.arange(len(pixels)), pixels)[None].astype(np.uint8)
-    block = Block(labels[None], np.ones(labels.shape, bool), labels)
-    weights = class_weights(block, len(pixels), balance).astype(np.float64)
+    weights = class_weights(np.array(pixels), balance).numpy().astype(np.float64)
     assert np.average(weights, weights=pixels) == pytest.approx(1, rel=1e-5)
     share = weights * np.power(pixels, balance)
     np.testing.assert_allclose(share, share[0], rtol=1e-5)
 
 
-def test_a_whole_prediction_is_one_pass_over_the_padded_block() -> None:
-    block = stripes()
-    block = Block(block.pixels[:, :37, :35], block.valid[:37, :35], block.labels[:37, :35])
-    normalisation = Normalisation.of(block)
-    network = untrained().eval()
-    image = torch.zeros(1, 2, 40, 36)
-    image[0, :, :37, :35] = torch.from_numpy(normalisation(block))
-    with torch.inference_mode():
-        expected = network(image)[0].argmax(0)[:37, :35]
-    np.testing.assert_array_equal(predict_whole(network, normalisation, block, 4), expected)
-
-
-def test_what_cannot_be_learnt_from_is_refused() -> None:
-    block = stripes()
-    with pytest.raises(ExamplesRefusedError, match="48 x 48 pixels, a crop 64 x 64"):
-        fit(untrained(), block, Normalisation.of(block), 2, replace(SCHEDULE, crop=64))
+def test_a_class_without_pixels_is_refused() -> None:
     with pytest.raises(ExamplesRefusedError, match=r"each of the 3 classes .* 0\]"):
-        fit(untrained(), block, Normalisation.of(block), 3, SCHEDULE)
-    with pytest.raises(ExamplesRefusedError, match="no pixel"):
-        Normalisation.of(Block(block.pixels, np.zeros_like(block.valid), block.labels))
-    with pytest.raises(ExamplesRefusedError, match="band 1 has one value"):
-        Normalisation.of(Block(np.ones_like(block.pixels), block.valid, block.labels))
-    with pytest.raises(ValueError, match="shapes"):
-        Block(block.pixels, block.valid[:-1], block.labels)
+        class_weights(np.array([5, 6, 0]), 0.5)
+
+
+def test_checkpoints_that_are_damaged_or_of_another_network_are_refused(tmp_path: Path) -> None:
+    learner, sampler = course(stripes(), SHORT)
+    fit(learner, sampler)
+    data = learner.state().to_bytes()
+    file = tmp_path / "checkpoint"
+    for damaged in (b"", data[:-1], b"\x80\x02cos\nsystem\n", b"\xff" * 8 + data[8:]):
+        file.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"can't be read .* --new-run"):
+            TrainingState.read(file)
+    file.write_bytes(data)
+    other = Learner(
+        build("fcn-compact", 2, 2, depth=2, width=8), torch.ones(2), SHORT, Engine(threads=1)
+    )
+    with pytest.raises(CheckpointError, match="isn't this network's"):
+        other.restore(TrainingState.read(file))
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"steps": 0}, {"crop": 0}, {"seed": -1}, {"balance": 1.5}, {"learning_rate": -1}]
+    "wrong",
+    [
+        {"steps": 0},
+        {"crop": 0},
+        {"check": 0},
+        {"seed": -1},
+        {"patience": -1},
+        {"balance": 1.5},
+        {"learning_rate": -1},
+    ],
 )
 def test_a_schedule_out_of_bounds_is_refused(wrong: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match=r"positive|between"):
+    with pytest.raises(ValueError, match=r"positive|0 or more|between"):
         replace(SCHEDULE, **wrong)

@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from segpipe.models.card import ClassInfo
-from segpipe.models.training import IGNORED
+from segpipe.models.examples import IGNORED
 from segpipe.pipeline.errors import InputRefusedError
 from segpipe.workflows.label_scheme import LabelClass, LabelScheme
 
