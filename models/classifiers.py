@@ -45,6 +45,10 @@ class Classifier:
                 raise ModelError(f"the weights lack {name!r}; they aren't this classifier's")
         return state[self.stem].shape[1], state[self.head].shape[0]
 
+    def needed(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The state dict without what only training needs."""
+        return {name: one for name, one in state.items() if not name.startswith(self.spare)}
+
 
 class VGG16(nn.Module):
     """VGG16 (Simonyan and Zisserman 2015); 138,357,544 parameters with 1000 classes."""

@@ -16,8 +16,8 @@ from segpipe.models.network import Architecture, Network
 NAME = "converted"
 """The name under which these networks are registered."""
 
-BATCH = 16
-"""Crops that are classified at once."""
+PIXELS_AT_ONCE = 1 << 20
+"""Of the crops that are classified together; a crop that has more is classified alone."""
 
 _CELLS = 4
 """Cells in each direction on which both ways are compared."""
@@ -74,13 +74,14 @@ class ConvertedClassifier(Network):
 class SlidingWindow(nn.Module):
     """What a `ConvertedClassifier` gives, from the classifier on a crop for every cell.
 
-    It shares the weights. A few crops are computed at once, so that memory stays bounded; each of
+    It shares the weights. Some crops are computed at once, so that memory stays bounded; each of
     them is computed whole, which takes some `(side / stride)^2` times as long.
     """
 
-    def __init__(self, converted: ConvertedClassifier, batch: int = BATCH) -> None:
+    def __init__(self, converted: ConvertedClassifier) -> None:
         super().__init__()
-        self.converted, self.batch = converted, batch
+        self.converted = converted
+        self.batch = max(1, PIXELS_AT_ONCE // converted.side**2)
 
     @property
     def pixels_at_once(self) -> int:

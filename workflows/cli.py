@@ -12,8 +12,10 @@ import click
 from segpipe.models.errors import DeviceError, ModelError
 from segpipe.pipeline.errors import PipelineError, StorageError
 from segpipe.workflows.commands.bench import bench
+from segpipe.workflows.commands.convert import convert
 from segpipe.workflows.commands.evaluate import evaluate
 from segpipe.workflows.commands.inspect import inspect
+from segpipe.workflows.commands.model import model
 from segpipe.workflows.commands.models import models
 from segpipe.workflows.commands.plan import plan
 from segpipe.workflows.commands.run import run
@@ -40,7 +42,7 @@ def cli() -> None:
     """  # noqa: D301 - \b is click's mark for lines that stay as they are
 
 
-for command in (run, plan, inspect, models, verify, train, evaluate, bench):
+for command in (run, plan, inspect, model, models, verify, train, evaluate, convert, bench):
     cli.add_command(command)
 
 
