@@ -1,13 +1,14 @@
 """What a run would do: tiles, margin, memory, disk and time, before anything is started."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from segpipe.models.blend import Blended, TiledNetwork, as_tiled
+from segpipe.models.converted import SlidingWindow, sliding_window
 from segpipe.models.engine import Precision
 from segpipe.models.footprint import Footprint
 from segpipe.models.package import SegmentationModel
@@ -23,6 +24,9 @@ from segpipe.pipeline.staging import begun
 from segpipe.workflows.catalogue import Model, find
 from segpipe.workflows.errors import OptionError
 from segpipe.workflows.resident import Resident
+
+Method = Literal["one-pass", "sliding-window"]
+"""How a converted classifier is run; every other network is run in one pass."""
 
 THREADS = 3
 """Threads of an embedded worker: one reads, one predicts, one writes."""
@@ -46,6 +50,7 @@ class Preparation:
     output: Path
     memory_bytes: int
     disk_bytes: int
+    method: Method
 
     @property
     def legend(self) -> Legend:
@@ -133,6 +138,7 @@ def prepare(
     bands: Sequence[str | int] | None,
     tile: str | int,
     memory: str | None,
+    method: Method = "one-pass",
 ) -> Preparation:
     """A run, prepared as far as it goes without a worker; refuses whatever can be refused.
 
@@ -146,7 +152,7 @@ def prepare(
     card = found.card
     names = None if bands is None else [str(band) for band in bands]
     source = open_scene(scene, names, card.bands)
-    tiled = as_tiled(found.network, card, found.footprint)
+    tiled = _by_method(as_tiled(found.network, card, found.footprint), method)
     costs = _costs(found, tiled, source)
     path = _output(scene, output)
     before = begun(path)
@@ -155,7 +161,19 @@ def prepare(
     if before is None:
         # A run that was begun has taken its part already; publishing asks for the rest.
         budget.require_space(cut, source.path, source.bytes_per_pixel, path, disk)
-    return Preparation(source, found, tiled, cut, path, costs.of(cut), disk)
+    return Preparation(source, found, tiled, cut, path, costs.of(cut), disk, method)
+
+
+def _by_method(tiled: TiledNetwork, method: Method) -> TiledNetwork:
+    """The network, or the classifier on crops in its place; tiles are the same ones.
+
+    A crop lies inside of what the one pass reads for its score, so its margin does for both.
+    """
+    if method not in get_args(Method):
+        raise OptionError(f"the methods are {' and '.join(get_args(Method))}, got {method!r:.80}")
+    if method == "one-pass":
+        return tiled
+    return replace(tiled, network=sliding_window(tiled.network))
 
 
 def _resumed(tile: str | int, before: Fields | None) -> str | int:
@@ -221,6 +239,9 @@ def _costs(model: SegmentationModel, tiled: TiledNetwork, scene: Scene) -> budge
     if isinstance(network, Blended):
         # Its windows come one by one; only the blended scores cover the tile.
         fixed += int(activations * network.window**2)
+        activations = 8.0 * classes
+    if isinstance(network, SlidingWindow):
+        fixed += int(activations * network.pixels_at_once)
         activations = 8.0 * classes
     return budget.Costs(
         fixed=fixed,

@@ -17,7 +17,7 @@ from segpipe.pipeline.receipt import Receipt, total
 from segpipe.pipeline.staging import discard, staged_beside, staging
 from segpipe.workflows.catalogue import Model, find
 from segpipe.workflows.errors import OptionError
-from segpipe.workflows.plan import THREADS, Preparation, prepare, target
+from segpipe.workflows.plan import THREADS, Method, Preparation, prepare, target
 from segpipe.workflows.report import ClassTotal, Report, Seconds
 from segpipe.workflows.resident import Resident, decide_engine
 from segpipe.workflows.stages import Progress, Run, Watcher, create_store, fingerprint_of
@@ -41,6 +41,7 @@ def run(
     device: str = "auto",
     precision: Precision | Literal["auto"] = "auto",
     engine: str = "auto",
+    method: Method = "one-pass",
     scheduler: str | None = None,
     scheduler_file: str | None = None,
     workers: int = 1,
@@ -68,6 +69,8 @@ def run(
         precision: `auto`, `fp32`, `bf16` or `fp16`; `auto` takes bf16 where the hardware has it
             and a sample of this scene agrees with fp32 in 99.9 % of the labels.
         engine: `auto` or `torch`.
+        method: `one-pass`, or `sliding-window` for a converted classifier: it is run on a crop for
+            every score, which is slow, and the reference for the one pass.
         scheduler: address of a Dask scheduler, such as `tcp://10.0.0.1:8786`.
         scheduler_file: a file that a Dask scheduler wrote.
         workers: processes on this machine, where no scheduler is named.
@@ -86,7 +89,9 @@ def run(
     if engine not in ("auto", "torch"):
         raise OptionError(f"the engines are auto and torch, got {engine}")
     found = find(model, trust_model)
-    ready = prepare(scene, model=found, output=output, bands=bands, tile=tile, memory=memory)
+    ready = prepare(
+        scene, model=found, output=output, bands=bands, tile=tile, memory=memory, method=method
+    )
     _refuse_target(ready)
     if not staged_beside(ready.output):
         _refuse_existing(ready.output, overwrite)

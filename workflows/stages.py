@@ -177,6 +177,7 @@ def fingerprint_of(ready: Preparation, engine: Engine, zarr_format: int) -> Fiel
         "options": {
             "bands": list(ready.scene.band_names),
             "format": f"zarr {zarr_format}" if ready.output.suffix == ".zarr" else "cog",
+            "method": ready.method,
             "tile": ready.plan.side,
         },
         "engine": {
@@ -210,6 +211,7 @@ def provenance(ready: Preparation, engine: Engine) -> dict[str, str]:
         "SEGPIPE_VERSION": version("segpipe"),
         "SEGPIPE_MODEL": ready.model.card.name,
         "SEGPIPE_MODEL_SHA256": ready.model.digest,
+        "SEGPIPE_METHOD": ready.method,
         "SEGPIPE_PRECISION": engine.precision,
         "SEGPIPE_DEVICE": engine.device.partition(":")[0],
         "SEGPIPE_FOOTPRINT": (

@@ -29,6 +29,14 @@ _RESUMABLE = {6, 7, 8, 9, 10}
     show_default=True,
     help="What computes the network.",
 )
+@click.option(
+    "--method",
+    type=click.Choice(["one-pass", "sliding-window"]),
+    default="one-pass",
+    show_default=True,
+    help="sliding-window runs a converted classifier on a crop for every score: the slow reference "
+    "for the one pass.",
+)
 @click.option("--scheduler", metavar="ADDRESS", help="A Dask scheduler, as tcp://HOST:8786.")
 @click.option("--scheduler-file", metavar="FILE", help="The file that a Dask scheduler wrote.")
 @click.option(
