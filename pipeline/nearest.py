@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from pyproj import CRS, Transformer
+from pyproj.exceptions import ProjError
 
 from segpipe.pipeline.errors import InputRefusedError
 from segpipe.pipeline.grid import Grid
@@ -39,7 +40,7 @@ class Nearest:
         """As `Scene.read` for a window of the grid; outside of the scene nothing is valid.
 
         Raises:
-            InputRefusedError: only one of both has a crs.
+            InputRefusedError: only one of both has a crs, or no way leads from one to the other.
             CorruptInputError: the pixels can't be read.
         """
         if not self.resampled:
@@ -96,4 +97,10 @@ def _transformer(grid: Grid, scene: Scene) -> Transformer | None:
     source, target = CRS.from_wkt(grid.crs), CRS.from_wkt(scene.grid.crs)
     if source.equals(target, ignore_axis_order=True):
         return None
-    return Transformer.from_crs(source, target, always_xy=True)
+    try:
+        return Transformer.from_crs(source, target, always_xy=True)
+    except ProjError as error:
+        raise InputRefusedError(
+            f"{scene.path}: its crs can't be brought to that of the raster over which it is laid; "
+            "warp it there first: gdalwarp -r near"
+        ) from error

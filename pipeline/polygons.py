@@ -168,7 +168,7 @@ def check_overlap(polygons: Polygons, grid: Grid) -> None:
     """Nothing, where the polygons' bounds and the grid have ground in common.
 
     Raises:
-        InputRefusedError: they haven't, or the grid has no crs.
+        InputRefusedError: they haven't, or the grid has no crs or one that can't be reached.
     """
     reach = _reach(polygons, grid, grid.window)
     here = polygons.bounds
@@ -192,7 +192,8 @@ def burn(
     spatial index (GeoPackage, FlatGeobuf) find them without reading the others.
 
     Raises:
-        InputRefusedError: the grid has no crs, or the column holds something else than classes.
+        InputRefusedError: the grid has no crs or one that can't be reached, or the column holds
+            something else than classes.
         CorruptInputError: the features can't be read.
     """
     shapes, values = _features(polygons, _reach(polygons, grid, _enlarged(window)))
@@ -339,6 +340,8 @@ def _reach(polygons: Polygons, grid: Grid, window: Window) -> Bounds:
     west, south, east, north = transformer.transform_bounds(
         *bounds, direction=TransformDirection.INVERSE
     )
+    if not np.isfinite((west, south, east, north)).all():
+        return polygons.bounds
     # Across the antimeridian west is greater than east.
     return (west, south, east, north) if west <= east else (-180.0, south, 180.0, north)
 
@@ -387,7 +390,10 @@ def _reprojected(
     shapes = shapely.segmentize(shapes, np.maximum(_EDGE * pixel, extent / _MOST_EDGES))
 
     def to_grid(corners: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.column_stack(transformer.transform(*corners.T))
+        moved = np.column_stack(transformer.transform(*corners.T))
+        if not np.isfinite(moved).all():
+            raise _unplaced(polygons)
+        return moved
 
     moved: NDArray[np.object_] = shapely.transform(shapes, to_grid)
     return moved
@@ -403,7 +409,17 @@ def _transformer(polygons: Polygons, grid: Grid) -> Transformer | None:
     source, target = CRS.from_wkt(polygons.crs), CRS.from_wkt(grid.crs)
     if source.equals(target, ignore_axis_order=True):
         return None
-    return Transformer.from_crs(source, target, always_xy=True)
+    try:
+        return Transformer.from_crs(source, target, always_xy=True)
+    except ProjError as error:
+        raise _unplaced(polygons) from error
+
+
+def _unplaced(polygons: Polygons) -> InputRefusedError:
+    return InputRefusedError(
+        f"{polygons.path}: its crs can't be brought to the raster's; bring the polygons there "
+        "first: ogr2ogr -t_srs"
+    )
 
 
 @contextmanager

@@ -122,3 +122,10 @@ def test_a_raster_without_a_crs_is_refused(tmp_path: Path) -> None:
     scene = open_scene(write(tmp_path / "a.tif", crs=None))
     with pytest.raises(InputRefusedError, match="has no crs, and they have other pixels"):
         seen(Nearest(scene, Grid(50, 60, (29.0, *PLACE[1:]), wkt(UTM))))
+
+
+def test_a_crs_that_leads_nowhere_is_refused(tmp_path: Path) -> None:
+    scene = open_scene(write(tmp_path / "a.tif"))
+    local = 'ENGCRS["a",EDATUM["b"],CS[Cartesian,2],AXIS["x",east],AXIS["y",north],UNIT["m",1]]'
+    with pytest.raises(InputRefusedError, match="its crs can't be brought to that of the raster"):
+        seen(Nearest(scene, Grid(9, 9, PLACE, local)))

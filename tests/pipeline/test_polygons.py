@@ -293,6 +293,9 @@ def test_polygons_of_another_place_are_refused(tmp_path: Path) -> None:
     polygons = open_polygons(write(tmp_path / "a.gpkg", [square(100, 100, 5)]))
     with pytest.raises(InputRefusedError, match="doesn't touch the raster"):
         check_overlap(polygons, GRID)
+    local = 'ENGCRS["a",EDATUM["b"],CS[Cartesian,2],AXIS["x",east],AXIS["y",north],UNIT["m",1]]'
+    with pytest.raises(InputRefusedError, match="its crs can't be brought to the raster's"):
+        check_overlap(polygons, replace(GRID, crs=local))
     nowhere = Grid(GRID.height, GRID.width, GRID.transform, None)
     with pytest.raises(InputRefusedError, match="the raster has no crs"):
         check_overlap(polygons, nowhere)
