@@ -225,3 +225,19 @@ def test_what_cannot_go_on_is_refused(network: str, coarser: str, message: str) 
     assert isinstance(other, FCN)
     with pytest.raises(ModelError, match=message):
         continue_from(finer, other)
+
+
+@pytest.mark.parametrize(
+    ("factor", "place"), [(2, 0), (2, 0.5), (2, 1), (8, 0), (16, 7.5), (32, 16)]
+)
+def test_tiles_are_upsampled_to_the_same_bits(factor: int, place: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    layer = Upsampling(5, factor, learned=False, place=place)
+    layer.weight.copy_(torch.rand(layer.weight.shape, generator=generator))
+    scores = torch.randn(1, 5, 17, 23, generator=generator)
+    whole = layer(scores)
+    for start in (1, 4, 9):
+        tile = layer(scores[..., start : start + 12].contiguous())
+        inner = slice(2 * factor, -2 * factor)
+        expected = whole[..., start * factor : (start + 12) * factor]
+        assert tile[..., inner].equal(expected[..., inner])
