@@ -62,7 +62,8 @@ class VGG16(nn.Module):
 
     The fully connected layers are convolutions: conv6 (7 x 7) and conv7 (1 x 1). conv6 is padded
     by 3 so that its unit lies in the middle of what it sees; Long, Shelhamer and Darrell pad the
-    image by 100 pixels and crop the scores instead. 134,260,544 parameters with three bands and the paper's width.
+    image by 100 pixels and crop the scores instead. 134,260,544 parameters with three bands and
+    the width of the paper.
     """
 
     def __init__(self, bands: int, width: int = WIDTH) -> None:

@@ -8,6 +8,9 @@ import click
 
 from segpipe.pipeline.budget import readable
 from segpipe.workflows import options, texts
+from segpipe.workflows.commands.one_pass import one_pass
+from segpipe.workflows.commands.upper_bound import upper_bound
+from segpipe.workflows.commands.upsampling import upsampling
 from segpipe.workflows.console import print_json
 
 if TYPE_CHECKING:  # --help needn't wait for torch
@@ -55,6 +58,11 @@ def bench_scene(scene: str, as_json: bool, **arguments: Any) -> None:
 
     found = measure(scene, **arguments)
     print_json(found.to_dict()) if as_json else click.echo(_text(found))
+
+
+bench.add_command(one_pass)
+bench.add_command(upper_bound)
+bench.add_command(upsampling)
 
 
 def _text(found: Benchmark) -> str:
