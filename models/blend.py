@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segpipe.models.card import ModelCard
+from segpipe.models.card import Edges, ModelCard
 from segpipe.models.footprint import Footprint
+from segpipe.models.foreign import Foreign
 
 CUDA_BATCH = 8
 """Windows in one pass on a GPU, which a single small window leaves idle."""
@@ -18,35 +19,78 @@ CUDA_BATCH = 8
 class Blended(nn.Module):
     """Scores (N, classes, H, W) for images (N, bands, H, W), from windows of side `window`.
 
-    Windows stand at every multiple of half their side, counted from the image's origin, and inside
-    the image, padded with zeros at the bottom and the right to a multiple of that step and to one
-    window at least. Where they overlap, their probabilities are averaged with the weights of a Hann
-    window; the scores are the logarithms. Probabilities, because a network with global operations
-    gives each window scores of another offset and scale, of which the softmax keeps no trace that
-    would let one window outvote the rest.
+    Windows stand at every multiple of `step`, so that neighbours share `overlap` pixels, half a
+    window by default. Where they overlap, their probabilities are averaged with weights that rise
+    and fall as a squared sine; the scores are the logarithms. Probabilities, because a network with
+    global operations gives each window scores of another offset and scale, of which the softmax
+    keeps no trace that would let one window outvote the rest.
 
-    A part of the image that starts at a multiple of the step, and holds a step more on each side
+    With `edges="zeros"` the first window starts at the image's origin, what is missing at the
+    bottom and the right is 0, and weights are taken at the pixels' centres: with half a window of
+    overlap they are a Hann window's. With `edges="mirror"` windows start `overlap - 1` pixels
+    before the image, which is mirrored around it, and weights are those of `tukey` in SciPy.
+
+    A part of the image that starts at a multiple of the step, and holds `margin` more on each side
     than what is kept, gives the whole image's scores: its windows are the same ones.
 
     Raises:
-        ValueError: `window` isn't positive and even.
+        ValueError: the window isn't positive, the overlap isn't from 1 (2 for mirrored edges) to
+            half of it, or is to be half of an odd window.
     """
 
-    def __init__(self, network: nn.Module, window: int) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        window: int,
+        overlap: int | None = None,
+        edges: Edges = "zeros",
+    ) -> None:
         super().__init__()
-        if window < 2 or window % 2:
+        if window < 2 or (overlap is None and window % 2):
             raise ValueError(f"a window's side is even and positive, got {window}")
-        self.network, self.window, self.step = network, window, window // 2
+        overlap = window // 2 if overlap is None else overlap
+        if not 1 <= overlap <= window // 2 or (edges == "mirror" and overlap < 2):
+            raise ValueError(f"windows of {window} pixels overlap by half of that, got {overlap}")
+        self.network, self.window, self.overlap, self.edges = network, window, overlap, edges
+        self.step = window - overlap
+
+    @property
+    def margin(self) -> int:
+        """Pixels that a tile needs around what is kept."""
+        # What is mirrored into a window at an edge lies up to a window's side from it.
+        return self.window if self.edges == "mirror" else self.step
+
+    def around(self, network: nn.Module) -> "Blended":
+        """The same blend of another network."""
+        return Blended(network, self.window, self.overlap, self.edges)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logarithms of the blended probabilities, (N, classes, H, W)."""
         height, width = images.shape[2:]
-        padded = F.pad(images, (0, self._missing(width), 0, self._missing(height)))
+        before = self._before
+        padded = self._padded(self._padded(images, 2), 3)
         scores = torch.stack([self._blend(image) for image in padded])
-        return scores[..., :height, :width]
+        return scores[..., before : before + height, before : before + width]
 
-    def _missing(self, length: int) -> int:
-        return max(self.window, -(-length // self.step) * self.step) - length
+    @property
+    def _before(self) -> int:
+        """Pixels of the first window that lie before the image."""
+        return self.overlap - 1 if self.edges == "mirror" else 0
+
+    def _padded(self, images: Tensor, dim: int) -> Tensor:
+        """The images with whole windows along a dimension."""
+        length, before = images.shape[dim], self._before
+        if self.edges == "mirror":
+            # Every window that holds a pixel of the image, so that weights add up to 1.
+            count = (length - 1 + before) // self.step + 1
+        else:
+            count = max(0, -(-(length - self.window) // self.step)) + 1
+        full = self.window + (count - 1) * self.step
+        if self.edges == "zeros":
+            missing = full - length
+            return F.pad(images, (0, missing) if dim == 3 else (0, 0, 0, missing))
+        place = torch.arange(-before, full - before, device=images.device) % (2 * length)
+        return images.index_select(dim, torch.minimum(place, 2 * length - 1 - place))
 
     def _blend(self, image: Tensor) -> Tensor:
         rows, columns = (self._weights(length, image.device) for length in image.shape[1:])
@@ -55,7 +99,7 @@ class Blended(nn.Module):
             if total is None:
                 total = odds.new_zeros(len(odds), *image.shape[1:])
             bottom, right = top + self.window, left + self.window
-            # Divided by the weights' sum first: the order of sums is then that of the windows.
+            # Weights add up to 1 beforehand: the order of sums is then that of the windows.
             share = rows[top // self.step][:, None] * columns[left // self.step]
             total[:, top:bottom, left:right] += odds * share
         assert total is not None, "an image holds a window"
@@ -67,8 +111,8 @@ class Blended(nn.Module):
         height, width = image.shape[1:]
         corners = [
             (top, left)
-            for top in range(0, height - self.step, self.step)
-            for left in range(0, width - self.step, self.step)
+            for top in range(0, height - self.overlap, self.step)
+            for left in range(0, width - self.overlap, self.step)
         ]
         # On a CPU a batch gains nothing, and bits could depend on a window's place in it.
         size = CUDA_BATCH if image.is_cuda else 1
@@ -80,14 +124,14 @@ class Blended(nn.Module):
 
     def _weights(self, length: int, device: torch.device) -> Tensor:
         """Share of each window in each of its pixels along an axis, (windows, pixels)."""
-        # Taken at the pixels' centres, where a Hann window is nowhere zero.
-        centres = torch.arange(self.window, dtype=torch.float64) + 0.5
-        hann = torch.sin(math.pi / self.window * centres).square()
-        count = length // self.step - 1
-        weights = hann.repeat(count, 1)
+        overlap, count = self.overlap, (length - self.overlap) // self.step
+        place = torch.arange(overlap, dtype=torch.float64)
+        share = place / (overlap - 1) if self.edges == "mirror" else (place + 0.5) / overlap
+        rise = torch.sin(math.pi / 2 * share).square()
+        weights = torch.ones(count, self.window, dtype=torch.float64)
         # Neighbours' weights add up to 1; a border has one window, which counts in full.
-        weights[0, : self.step] = 1
-        weights[-1, self.step :] = 1
+        weights[1:, :overlap] = rise
+        weights[:-1, -overlap:] = rise.flip(0)
         return weights.to(device, torch.float32)
 
 
@@ -107,7 +151,7 @@ def as_tiled(network: nn.Module, card: ModelCard, footprint: Footprint) -> Tiled
     """The network itself where its footprint is exact, else its blend over windows.
 
     The windows have the size that the network was trained on, rounded up to a multiple of twice its
-    stride. A tile that starts at a multiple of half a window needs half a window around it.
+    stride, or the only size that its file takes.
     """
     if footprint.exact:
         return TiledNetwork(
@@ -118,7 +162,9 @@ def as_tiled(network: nn.Module, card: ModelCard, footprint: Footprint) -> Tiled
             footprint.bottom,
             footprint.right,
         )
+    fixed = network.window if isinstance(network, Foreign) else None
     unit = 2 * max(footprint.stride, 1)
-    blended = Blended(network, -(-card.window // unit) * unit)
-    step = blended.step
-    return TiledNetwork(blended, step, step, step, step, step)
+    window = fixed or -(-card.window // unit) * unit
+    blended = Blended(network, window, card.overlap or window // 2, card.edges)
+    margin = blended.margin
+    return TiledNetwork(blended, blended.step, margin, margin, margin, margin)

@@ -5,7 +5,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, Literal, get_args
 
 from segpipe.models.errors import ModelError
 
@@ -13,6 +13,9 @@ NODATA = 255
 """Value of a pixel without a label; never a class."""
 
 LARGEST_WINDOW = 1 << 16
+
+Edges = Literal["zeros", "mirror"]
+"""What lies beyond an image: nothing, or the image itself, its edge pixels first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,8 @@ class ModelCard:
         std: likewise, positive.
         window: side in pixels of the windows it was trained on; networks that can't be tiled
             exactly run at this size.
+        overlap: pixels that neighbouring windows share then; None for half a window.
+        edges: what such windows see beyond the image: "zeros", or its "mirror" image.
         description: what it maps, from what, how well.
         licence: SPDX expression of the weights.
         training_data: where the examples came from.
@@ -72,6 +77,8 @@ class ModelCard:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     window: int = 256
+    overlap: int | None = None
+    edges: Edges = "zeros"
     description: str = ""
     licence: str = ""
     training_data: str = ""
@@ -90,10 +97,25 @@ class ModelCard:
                 f"{self.name}: window is a side from 1 to {LARGEST_WINDOW} pixels, "
                 f"got {self.window!r}"
             )
+        self._check_blend()
         for title in ("description", "licence", "training_data"):
             if not isinstance(getattr(self, title), str):
                 raise ModelError(f"{self.name}: {title} is text, got {getattr(self, title)!r}")
         self._check_metrics()
+
+    def _check_blend(self) -> None:
+        most = self.window // 2
+        if self.overlap is not None and not (
+            type(self.overlap) is int and 2 <= self.overlap <= most
+        ):
+            raise ModelError(
+                f"{self.name}: overlap is from 2 to {most} pixels, half a window, "
+                f"got {self.overlap!r}"
+            )
+        if self.edges not in get_args(Edges):
+            raise ModelError(
+                f"{self.name}: edges are {' or '.join(get_args(Edges))}, got {self.edges!r:.80}"
+            )
 
     def _check_bands(self) -> None:
         if not self.bands or not all(map(_is_label, self.bands)):

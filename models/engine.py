@@ -23,12 +23,13 @@ class Engine:
     """How labels were computed: all that can change a label besides scene and model.
 
     Attributes:
-        name: the library that runs the network.
+        name: the library that runs the network, "torch" or "onnxruntime".
         device: "cpu" or "cuda:N".
         precision: the numbers that the network computes with.
         threads: how many threads the network uses on a CPU; another number may change last bits.
         agreement: share of a sample's valid labels that were the same in fp32, from 0 to 1; None
             where nothing was compared.
+        version: of the library, "" for torch.
 
     Raises:
         DeviceError: the precision has another name, or there is no thread to compute with.
@@ -39,12 +40,18 @@ class Engine:
     precision: Precision = "fp32"
     threads: int = 1
     agreement: float | None = None
+    version: str = ""
 
     def __post_init__(self) -> None:
         if self.precision not in get_args(Precision):
             raise DeviceError(f"a precision is fp32, bf16 or fp16, got {self.precision!r}")
         if self.threads < 1:
             raise DeviceError(f"a network computes with 1 thread or more, got {self.threads}")
+
+    @property
+    def tensors_on(self) -> str:
+        """The device that holds torch's tensors; other libraries take theirs from the host."""
+        return self.device if self.name == "torch" else "cpu"
 
     @property
     def dtype(self) -> torch.dtype:

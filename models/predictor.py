@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segpipe.models import onnx_session
+from segpipe.models.blend import Blended
 from segpipe.models.card import ModelCard
 from segpipe.models.engine import Engine, Precision, default_threads, find_device, is_native
 from segpipe.models.errors import DeviceError, ModelError
@@ -23,6 +25,9 @@ __all__ = ["MINIMUM_AGREEMENT", "Engine", "Precision", "TorchPredictor", "choose
 
 MINIMUM_AGREEMENT = 0.999
 """Share of a sample's labels that must be the same in fp32 before another precision is chosen."""
+
+ENGINES = ("auto", "torch", onnx_session.NAME)
+"""What `choose_engine` takes."""
 
 SAMPLE = 64
 """Least side in pixels of the zeros by which a network shows which layers follow each other."""
@@ -47,8 +52,10 @@ class TorchPredictor:
     """
 
     def __init__(self, network: nn.Module, card: ModelCard, stride: int, engine: Engine) -> None:
-        self._device = torch.device(find_device(engine.device))
-        self._card, self._stride, self._engine = card, stride, engine
+        self._device = torch.device(find_device(engine.tensors_on))
+        # A blend completes its windows by itself, and may mirror the image's edges in them.
+        self._stride = 1 if isinstance(network, Blended) else stride
+        self._card, self._engine = card, engine
         # Contiguous fp32 has the bits of a plain forward pass; channels_last is faster, but moves
         # a label in ten million.
         exact = engine.precision == "fp32" and self._device.type == "cpu"
@@ -136,6 +143,8 @@ class TorchPredictor:
 
     def _prepared(self, network: nn.Module) -> nn.Module:
         engine = self._engine
+        if engine.name == onnx_session.NAME:
+            return onnx_session.on_onnxruntime(network, engine)
         if engine.precision == "fp32":
             ready = copy.deepcopy(network).eval()
             if self._device.type == "cpu":
@@ -203,9 +212,13 @@ def choose_engine(
     *,
     device: str = "auto",
     precision: Precision | Literal["auto"] = "auto",
+    engine: str = "auto",
     threads: int | None = None,
 ) -> Engine:
     """The fastest engine whose labels can be trusted.
+
+    `engine="auto"` is onnxruntime for a network from an ONNX file, where it is installed and has
+    the device and the precision that are asked for; else torch.
 
     `precision="auto"` is bf16 where the device has it and at least `MINIMUM_AGREEMENT` of the valid
     labels of the sample, `pixels` and `valid` as a predictor takes them, are the same in fp32; else
@@ -217,6 +230,15 @@ def choose_engine(
     """
     name = find_device(device)
     count = default_threads() if threads is None else threads
+    if engine not in ENGINES:
+        raise DeviceError(f"the engines are {', '.join(ENGINES)}, got {engine!r}")
+    if engine != "torch":
+        why = onnx_session.refusal(network, name, precision)
+        if why is None:
+            version = onnx_session.version()
+            return Engine(onnx_session.NAME, name, threads=count, version=version)
+        if engine != "auto":
+            raise DeviceError(why)
     if any(isinstance(one, Foreign) and not one.casts for one in network.modules()):
         if precision not in ("auto", "fp32"):
             raise DeviceError(

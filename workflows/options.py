@@ -123,10 +123,17 @@ precision = click.option(
     help="auto takes bf16 where the hardware has it and 99.9 % of the labels of a sample agree "
     "with fp32.",
 )
+engine = click.option(
+    "--engine",
+    type=click.Choice(["auto", "torch", "onnxruntime"]),
+    default="auto",
+    show_default=True,
+    help="What computes the network; auto takes onnxruntime for models in ONNX files.",
+)
 as_json = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object and nothing else."
 )
-mapping = together(model, trust, output, bands, tile, memory, device, precision)
+mapping = together(model, trust, output, bands, tile, memory, device, precision, engine)
 """Everything that decides how a scene is mapped, for `run` and `plan`."""
 
 card = together(
@@ -135,8 +142,8 @@ card = together(
         "card_file",
         metavar="FILE.yaml",
         type=click.Path(path_type=Path),
-        help="YAML with name, bands, classes, mean, std, window, description, licence, "
-        "training_data, or some of them. The options below go before it.",
+        help="YAML with name, bands, classes, mean, std, window, overlap, edges, "
+        "description, licence, training_data, or some of them. The options below go before it.",
     ),
     click.option(
         "--bands",

@@ -104,6 +104,7 @@ def plan(
     tile: str | int = "auto",
     device: str = "auto",
     precision: Precision | Literal["auto"] = "auto",
+    engine: str = "auto",
     memory: str | None = None,
 ) -> PlanReport:
     """What `run` with the same options would do; writes nothing.
@@ -123,7 +124,7 @@ def plan(
         extra_work=ready.plan.extra_work,
         memory_bytes=ready.memory_bytes,
         disk_bytes=ready.disk_bytes,
-        seconds=_expected_seconds(ready, device, precision),
+        seconds=_expected_seconds(ready, device, precision, engine),
         footprint=ready.model.footprint,
         output=ready.output,
         warnings=ready.scene.warnings,
@@ -253,13 +254,13 @@ def _costs(model: SegmentationModel, tiled: TiledNetwork, scene: Scene) -> budge
 
 
 def _expected_seconds(
-    ready: Preparation, device: str, precision: Precision | Literal["auto"]
+    ready: Preparation, device: str, precision: Precision | Literal["auto"], engine: str
 ) -> float:
     side = -(-CHUNK // ready.tiled.stride) * ready.tiled.stride
     pixels = np.ones((len(ready.scene.band_indexes), side, side), ready.scene.dtype)
     valid = np.ones((side, side), np.bool_)
     resident = Resident(ready.tiled, ready.model.card)
-    engine = choose_engine(
+    chosen = choose_engine(
         ready.tiled.network,
         ready.model.card,
         ready.tiled.stride,
@@ -267,6 +268,7 @@ def _expected_seconds(
         valid,
         device=device,
         precision=precision,
+        engine=engine,
     )
-    seconds = resident.predictor(engine).forward_seconds(side, side)
+    seconds = resident.predictor(chosen).forward_seconds(side, side)
     return seconds * ready.plan.extra_work * ready.plan.grid.pixels / side**2

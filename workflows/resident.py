@@ -55,6 +55,7 @@ def decide_engine(
     plan: Plan,
     device: str,
     precision: Precision | Literal["auto"],
+    engine: str,
     resident: Resident,
 ) -> Engine:
     """How the worker computes: what was asked for, or what the hardware does well and rightly."""
@@ -68,6 +69,7 @@ def decide_engine(
         valid,
         device=device,
         precision=precision,
+        engine=engine,
     )
 
 

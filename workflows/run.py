@@ -2,14 +2,16 @@
 
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from segpipe.models.engine import Precision
+from segpipe.models.engine import Engine, Precision
+from segpipe.models.onnx_session import is_portable, refusal
+from segpipe.models.predictor import ENGINES
 from segpipe.pipeline.errors import FingerprintMismatchError, StorageError
 from segpipe.pipeline.execution import Runner, embedded, existing
 from segpipe.pipeline.mapping import peak_rss, this_process
@@ -68,7 +70,8 @@ def run(
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         precision: `auto`, `fp32`, `bf16` or `fp16`; `auto` takes bf16 where the hardware has it
             and a sample of this scene agrees with fp32 in 99.9 % of the labels.
-        engine: `auto` or `torch`.
+        engine: `auto`, `torch` or `onnxruntime`; `auto` takes onnxruntime for models in ONNX files,
+            where it is installed.
         method: `one-pass`, or `sliding-window` for a converted classifier: it is run on a crop for
             every score, which is slow, and the reference for the one pass.
         scheduler: address of a Dask scheduler, such as `tcp://10.0.0.1:8786`.
@@ -86,8 +89,8 @@ def run(
         OptionError: an option makes no sense.
     """
     start = time.perf_counter()
-    if engine not in ("auto", "torch"):
-        raise OptionError(f"the engines are auto and torch, got {engine}")
+    if engine not in ENGINES:
+        raise OptionError(f"the engines are {', '.join(ENGINES)}, got {engine}")
     found = find(model, trust_model)
     ready = prepare(
         scene, model=found, output=output, bands=bands, tile=tile, memory=memory, method=method
@@ -96,7 +99,8 @@ def run(
     if not staged_beside(ready.output):
         _refuse_existing(ready.output, overwrite)
     with _workers(ready, scheduler, scheduler_file, workers) as runner:
-        chosen = runner.call(partial(decide_engine, ready.scene, ready.plan, device, precision))
+        decide = partial(decide_engine, ready.scene, ready.plan, device, precision, engine)
+        chosen = runner.call(decide)
         fields = fingerprint_of(ready, chosen, zarr_format)
         fill = partial(create_store, ready, chosen, zarr_format)
         with staging(ready.output, fields, new_run=new_run, create=fill) as staged:
@@ -130,8 +134,16 @@ def run(
         seam=seam,
         seconds=Seconds(end - start, tally.read, tally.predict, tally.write, end - mapped),
         peak_rss_bytes=tally.peak_rss,
-        warnings=ready.scene.warnings,
+        warnings=(*ready.scene.warnings, *_instead(ready, chosen, engine)),
     )
+
+
+def _instead(ready: Preparation, chosen: Engine, wanted: str) -> Iterator[str]:
+    """Says so where torch computed what another library was meant for."""
+    network = ready.tiled.network
+    if wanted == "auto" and chosen.name == "torch" and is_portable(network):
+        why = refusal(network, chosen.device, chosen.precision)
+        yield f"torch computed this ONNX file: {why}"
 
 
 @dataclass(frozen=True, slots=True)

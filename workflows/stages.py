@@ -182,6 +182,7 @@ def fingerprint_of(ready: Preparation, engine: Engine, zarr_format: int) -> Fiel
         },
         "engine": {
             "name": engine.name,
+            "version": engine.version,
             "device": engine.device.partition(":")[0],
             "precision": engine.precision,
             "threads": engine.threads,

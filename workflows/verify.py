@@ -66,6 +66,7 @@ def verify(
     bands: Sequence[str | int] | None = None,
     device: str = "auto",
     precision: Precision | Literal["auto"] = "auto",
+    engine: str = "auto",
     windows: int | None = 16,
     tolerance: float | None = None,
     seed: int = 0,
@@ -78,7 +79,7 @@ def verify(
     Args:
         scene: the raster that was mapped.
         output: the map, a GeoTIFF or a Zarr store.
-        model, trust_model, bands, device, precision: as `run` had them.
+        model, trust_model, bands, device, precision, engine: as `run` had them.
         windows: how many windows of 256 pixels, drawn by `seed`; None for all.
         tolerance: share of labels that may differ; 0 on a CPU and 0.001 elsewhere by default.
         seed: decides which windows are drawn.
@@ -95,7 +96,8 @@ def verify(
             "name the scene that was mapped"
         )
     local = Serial(Resident(ready.tiled, ready.model.card))
-    chosen = local.call(partial(decide_engine, ready.scene, ready.plan, device, precision))
+    decide = partial(decide_engine, ready.scene, ready.plan, device, precision, engine)
+    chosen = local.call(decide)
     allowed = tolerance
     if allowed is None:
         allowed = 0.0 if chosen.device == "cpu" else _GPU_TOLERANCE

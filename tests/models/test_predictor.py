@@ -339,6 +339,7 @@ def test_an_engine_is_json() -> None:
         "precision": "fp32",
         "threads": 1,
         "agreement": 0.9995,
+        "version": "",
     }
 
 

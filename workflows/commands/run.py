@@ -23,13 +23,6 @@ _RESUMABLE = {6, 7, 8, 9, 10}
 @click.argument("scenes", metavar="SCENE...", nargs=-1, required=True)
 @options.mapping
 @click.option(
-    "--engine",
-    type=click.Choice(["auto", "torch"]),
-    default="auto",
-    show_default=True,
-    help="What computes the network.",
-)
-@click.option(
     "--method",
     type=click.Choice(["one-pass", "sliding-window"]),
     default="one-pass",
@@ -103,7 +96,7 @@ def _text(found: Report) -> str:
         "",
         f"  {texts.tiles(found.tiles, found.tile)}{resumed}; {found.seconds.total:.1f} s, "
         f"{found.megapixels_per_second:.2f} Mpx/s, {readable(found.peak_rss_bytes)} of memory",
-        f"  {found.model} on {engine.device} in {texts.precision(engine)}",
+        f"  {found.model} on {engine.device} in {texts.precision(engine)}, by {engine.name}",
         f"  {texts.exactness(found.footprint)}",
         "",
     ]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # --help needn't wait for torch
 @options.bands
 @options.device
 @options.precision
+@options.engine
 @click.option(
     "--windows",
     type=click.IntRange(1),
