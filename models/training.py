@@ -115,7 +115,8 @@ class Learner:
         self._dtype = None if engine.precision == "fp32" else DTYPES[engine.precision]
         if torch.get_num_threads() != engine.threads:
             torch.set_num_threads(engine.threads)
-        self.network = network.to(device=self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = network
+        network.to(device=self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.schedule = schedule
         self._loss = make_loss(schedule.loss, weights.to(self._device))
         self._optimizer = torch.optim.AdamW(

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -257,6 +258,6 @@ def test_checkpoints_that_are_damaged_or_of_another_network_are_refused(tmp_path
         {"learning_rate": -1},
     ],
 )
-def test_a_schedule_out_of_bounds_is_refused(wrong: dict[str, int]) -> None:
+def test_a_schedule_out_of_bounds_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"positive|0 or more|between"):
         replace(SCHEDULE, **wrong)
