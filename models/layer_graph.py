@@ -26,6 +26,13 @@ NAME = "layers"
 """The name under which these networks are registered."""
 
 
+class StepError(ModelError, RuntimeError):
+    """A step of the forward pass fails, as it does where a graph is wrong or an image too small.
+
+    It is a RuntimeError as well, which is what a network of code would have raised.
+    """
+
+
 class LayerGraph(Network):
     """The network (N, bands, H, W) to (N, classes, H, W) that a graph describes.
 
@@ -48,10 +55,21 @@ class LayerGraph(Network):
         self._dying = _last_reads(self.graph)
 
     def forward(self, image: Tensor) -> Tensor:
-        """The scores."""
+        """The scores.
+
+        Raises:
+            StepError: a step doesn't take what the steps before it give.
+        """
         values: dict[int, object] = {0: image}
         for number, step in enumerate(self.graph.steps, 1):
-            values[number] = self.evaluate(step, values)
+            try:
+                values[number] = self.evaluate(step, values)
+            except torch.OutOfMemoryError:
+                raise
+            except REFUSALS as error:
+                raise StepError(
+                    f"step {number} of the network, {step.name}, fails: {first_line(error)}"
+                ) from error
             for gone in self._dying[number]:
                 del values[gone]
         scores = values[self.graph.output]
