@@ -9,9 +9,11 @@ import click
 
 from segpipe.workflows import options, texts
 from segpipe.workflows.console import print_json, warn
+from segpipe.workflows.errors import OptionError
 
 if TYPE_CHECKING:  # --help needn't wait for torch
     from segpipe.workflows.convert import Converted
+    from segpipe.workflows.localise import Localised
 
 
 @click.command(short_help="Make a package of a classifier: the same weights, for every pixel.")
@@ -31,10 +33,17 @@ if TYPE_CHECKING:  # --help needn't wait for torch
     type=click.Path(path_type=Path),
     help="The classifier's state dict: safetensors, or a file of torch.save. No code in it is run.",
 )
+@click.option(
+    "--pooling-window",
+    metavar="N",
+    type=click.IntRange(1),
+    help="CLASSIFIER is a package of deeplabv3-resnet50: its mean over the whole image becomes one "
+    "over N x N pixels, so that tiles are exact. N is the side that it was trained on.",
+)
 @options.card
 @click.option("--overwrite", is_flag=True, help="Replace a package that is there.")
 @options.as_json
-def convert(as_json: bool, **arguments: Any) -> None:
+def convert(pooling_window: int | None, as_json: bool, **arguments: Any) -> None:
     r"""Make a package of CLASSIFIER that gives every pixel a class, in one pass over an image.
 
     CLASSIFIER is vgg16, alexnet, alexnet-torchvision, googlenet, resnet18, resnet34 or resnet50
@@ -44,12 +53,41 @@ def convert(as_json: bool, **arguments: Any) -> None:
     \b
     segpipe convert resnet18 -o my-model --weights resnet18.pth --classes water,land
     segpipe convert my_networks:classifier -o my-model --side 64
+    segpipe convert my-deeplab -o my-local-deeplab --pooling-window 512
     """
+    if pooling_window is not None:
+        local = _localised(pooling_window, **arguments)
+        warn(local.warnings)
+        print_json(local.to_dict()) if as_json else click.echo(_local_text(local))
+        return
     from segpipe.workflows.convert import convert as convert_classifier
 
     found = convert_classifier(**arguments)
     warn(found.warnings)
     print_json(found.to_dict()) if as_json else click.echo(_text(found))
+
+
+def _localised(
+    pooling_window: int, *, classifier: str, output: str, overwrite: bool, **others: object
+) -> Localised:
+    from segpipe.workflows.localise import localise
+
+    if any(others.values()):
+        raise OptionError(
+            f"with --pooling-window, weights and card are those of {classifier}; leave out all "
+            "other options but --output, --overwrite and --json"
+        )
+    return localise(classifier, output=output, window=pooling_window, overwrite=overwrite)
+
+
+def _local_text(found: Localised) -> str:
+    """A package whose pooling was made local."""
+    rows: list[texts.Row] = [
+        ("parameters", f"{found.parameters:,}"),
+        ("pooling", f"over {found.window} x {found.window} pixels"),
+        ("network", texts.exactness(found.footprint)),
+    ]
+    return f"{found.package}\n\n{texts.facts(rows)}"
 
 
 def _text(found: Converted) -> str:
