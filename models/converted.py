@@ -132,7 +132,8 @@ def labelling(conversion: Conversion, classifier: nn.Module) -> ConvertedClassif
     bands, classes = conversion.bands, conversion.classes
     with torch.device("meta"):
         network = ConvertedClassifier(bands, classes, graph=graph, side=side, stride=stride)
-    network.inner = with_weights(conversion.graph, classifier, bands, classes)
+    inner = with_weights(conversion.graph, classifier, bands, classes)
+    network.inner = inner.to("cpu", torch.float32)
     network.architecture = Architecture(
         NAME, bands, classes, {"graph": graph, "side": side, "stride": stride}
     )

@@ -86,7 +86,7 @@ class Conversion:
 def convolutionalize(classifier: nn.Module, side: int) -> nn.Module:
     """A network (N, bands, H, W) to (N, classes, h, w): all scores of the classifier in one pass.
 
-    It has copies of the same weights. The score (i, j) is that of the crop of `side` x `side`
+    It has copies of the same weights, on the same device. The score (i, j) is that of the crop of `side` x `side`
     pixels whose corner is at (i * stride, j * stride), exactly if no layer pads. The first linear
     layer becomes a convolution with the spatial size of its input, the others 1 x 1; a pooling over
     the whole map becomes one of that size with stride 1; dropout, softmax and all else stay.
@@ -300,7 +300,7 @@ class _Converter:
         if step.name in _POINTWISE:
             return self._append(name, step, place)
         if step.name in _MEANS:
-            return self._mean(name, step, place, shape)
+            return self._mean(_invented(step, number), step, place, shape)
         if step.name in _SOFTMAXES:
             dim = step.kwargs.get("dim", step.args[1] if len(step.args) > 1 else None)
             _require_channels(name, place, dim, len(shape))
@@ -402,7 +402,12 @@ def _as_layer(step: Step, number: int) -> tuple[str, Layer]:
     options = {**dict(zip(names, step.args[1:], strict=False)), **step.kwargs}
     known = defaults(kind)
     given = {key: value for key, value in options.items() if known.get(key, None) != value}
-    return f"{step.name.rpartition('.')[2]}_{number}", Layer(kind, given)
+    return _invented(step, number), Layer(kind, given)
+
+
+def _invented(step: Step, number: int) -> str:
+    """A name for a layer that does what a function did."""
+    return f"{step.name.rpartition('.')[2]}_{number}"
 
 
 def _title(step: Step, number: int) -> str:

@@ -113,20 +113,21 @@ def layer_graph(network: nn.Module, bands: int, classes: int) -> LayerGraph:
     Raises:
         ModelError: as `trace`.
     """
-    return with_weights(trace(network), network, bands, classes)
+    result = with_weights(trace(network), network, bands, classes)
+    return result.to("cpu", torch.float32)
 
 
 def with_weights(graph: Graph, network: nn.Module, bands: int, classes: int) -> LayerGraph:
-    """The network of a graph with the weights that `network` has under the same names.
+    """The network of a graph with copies of the weights that `network` has under the same names.
 
-    A weight may have another shape there, as that of a linear layer that became a convolution.
+    Types and devices stay. A weight may have another shape there, as that of a linear layer that became a convolution.
     """
     text = graph.to_json()
     with torch.device("meta"):
         result = LayerGraph(bands, classes, graph=text)
     result.architecture = Architecture(NAME, bands, classes, {"graph": text})
     state = {
-        name: _tensor(network, name).detach().to("cpu", empty.dtype).reshape(empty.shape).clone()
+        name: _tensor(network, name).detach().reshape(empty.shape).clone()
         for name, empty in result.state_dict().items()
     }
     result.load_state_dict(state, strict=True, assign=True)
