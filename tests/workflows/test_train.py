@@ -2,6 +2,7 @@
 
 import json
 import random
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -415,9 +416,9 @@ def test_a_training_that_is_killed_at_any_moment_ends_with_the_same_bytes(
     scene: Path, labels: Path, examples: Path, tmp_path: Path
 ) -> None:
     chance = random.Random(20261122)
+    more = "--steps 40 --crop 32 --batch 4 --check 5 --validation blocks:3/64 --gap 16 --no-forest"
 
     def begin(folder: str) -> subprocess.Popen[str]:
-        words = "--steps 40 --crop 32 --check 5 --validation blocks:3/64 --gap 16 --no-forest "
         return start(
             "train",
             scene,
@@ -426,28 +427,27 @@ def test_a_training_that_is_killed_at_any_moment_ends_with_the_same_bytes(
             examples / "landcover-classes.json",
             "-o",
             tmp_path / folder / "model",
-            *f"{words} --checkpoint 0 --json".split(),
+            *f"{more} --architecture unet:depth=2,width=4 --checkpoint 0 --json".split(),
         )
 
-    began = time.monotonic()
+    def checkpoint() -> int:
+        found = (tmp_path / "cut").glob(".model.segpipe-*/checkpoint.safetensors")
+        return max((path.stat().st_mtime_ns for path in found), default=0)
+
     whole = finish(begin("whole"))
-    length = time.monotonic() - began
     assert whole.code == 0, whole.err
-    killed, resumed = 0, 0
-    while killed < 12:
-        process = begin("cut")
-        time.sleep(chance.uniform(0.3, 0.8) * length)
+    killed = 0
+    for _ in range(5):
+        before, process = checkpoint(), begin("cut")
+        while checkpoint() == before and process.poll() is None:
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0, 0.5))
         process.kill()
-        outcome = finish(process)
-        if outcome.code == 0:
-            break
-        killed += 1
-    if not (tmp_path / "cut" / "model").exists():
-        outcome = finish(begin("cut"))
-        assert outcome.code == 0, outcome.err
-        resumed = json.loads(outcome.out)["steps_resumed"]
-    assert killed
-    assert resumed or killed == 1
+        killed += finish(process).code == -signal.SIGKILL
+    outcome = finish(begin("cut"))
+    assert outcome.code == 0, outcome.err
+    assert killed == 5
+    assert 5 <= json.loads(outcome.out)["steps_resumed"] < 40
     for name in ("weights.safetensors", "model.json"):
         one, two = (tmp_path / folder / "model" / name for folder in ("whole", "cut"))
         assert one.read_bytes() == two.read_bytes(), name
