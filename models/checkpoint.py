@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -70,7 +71,9 @@ def _torch_file(path: Path, size: int) -> object:
             if sum(entry.file_size for entry in archive.infolist()) > size:
                 raise ModelError(f"{path} unpacks to more than it holds; torch didn't save it")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on versions of the pickle format
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         needs = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"needs code to be read ({needs[1]})" if needs else "isn't a file of torch.save"

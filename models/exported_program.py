@@ -1,7 +1,9 @@
 """Networks as `torch.export.save` writes them."""
 
 import io
+import pickle
 import warnings
+import zipfile
 from typing import Any, ClassVar
 
 import torch
@@ -63,11 +65,14 @@ class ExportedNetwork(Foreign):
 
 
 def _load(content: bytes) -> ExportedProgram:
+    if not zipfile.is_zipfile(io.BytesIO(content)):
+        # torch would log pages about it.
+        raise ModelError("can't read it as an exported program: it is no archive, or cut short")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program: ExportedProgram = torch.export.load(io.BytesIO(content))
-    except (*REFUSALS, OSError, EOFError) as error:
+    except (*REFUSALS, OSError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
         raise ModelError(
             f"torch {torch.__version__} can't read it as an exported program: {first_line(error)}"
         ) from error

@@ -2,7 +2,7 @@
 
 import importlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from segpipe.models.errors import ModelError
 from segpipe.models.exported import REFUSALS, first_line
+from segpipe.models.layer_graph import layer_graph
 from segpipe.models.network import Network, Option
 from segpipe.models.registry import ARCHITECTURES, build, parse
 
@@ -84,22 +85,42 @@ LAYOUTS = (
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """A state dict with the names of an architecture, which it may or may not fit."""
+    """A state dict with the names of an architecture, which it may or may not fit.
+
+    `wanted` are the architecture's own tensors, without memory, for two bands and two classes.
+    """
 
     name: str
     options: Mapping[str, Option]
     state: Mapping[str, Tensor]
-
-    def template(self, bands: int = 2, classes: int = 2) -> dict[str, Tensor]:
-        """The tensors that the architecture wants, without memory."""
-        with torch.device("meta"):
-            return build(self.name, bands, classes, **self.options).state_dict()
+    wanted: Mapping[str, Tensor]
 
     def strangers(self) -> list[str]:
         """Names that only one side has."""
-        wanted = {name for name in self.template() if not name.endswith(COUNTERS)}
+        wanted = {name for name in self.wanted if not name.endswith(COUNTERS)}
         found = {name for name in self.state if not name.endswith(COUNTERS)}
         return sorted(wanted ^ found)
+
+    def misfits(self) -> list[str]:
+        """Names of tensors that differ in more sizes than the one that bands or classes decide."""
+        return [
+            name
+            for name, tensor in self.wanted.items()
+            if name in self.state and _differing(tensor, self.state[name]) > 1
+        ]
+
+
+def _differing(one: Tensor, other: Tensor) -> int:
+    if one.ndim != other.ndim:
+        return max(one.ndim, other.ndim)
+    return sum(a != b for a, b in zip(one.shape, other.shape, strict=True))
+
+
+def _template(
+    name: str, options: Mapping[str, Option], bands: int = 2, classes: int = 2
+) -> dict[str, Tensor]:
+    with torch.device("meta"):
+        return build(name, bands, classes, **options).state_dict()
 
 
 def import_state(
@@ -125,55 +146,42 @@ def import_state(
     candidate = _nearest(_candidates(state, name))
     if strangers := candidate.strangers():
         raise _refusal(candidate, strangers, named=name is not None)
-    bands = _agreed("bands", candidate, bands, candidate.template(bands=3))
-    classes = _agreed("classes", candidate, classes, candidate.template(classes=3))
-    network = build(candidate.name, bands, classes, **candidate.options)
-    _fill(network, candidate.state, candidate.name)
+    own, options = candidate.name, candidate.options
+    bands = _agreed("bands", candidate, bands, _template(own, options, bands=3))
+    classes = _agreed("classes", candidate, classes, _template(own, options, classes=3))
+    network = build(own, bands, classes, **options)
+    _fill(network, candidate.state, own)
     return network
 
 
-def _candidates(state: Mapping[str, Tensor], name: str | None) -> list[_Candidate]:
-    """Our own names first, then those of other libraries."""
+def _candidates(state: Mapping[str, Tensor], name: str | None) -> Iterator[_Candidate]:
+    """The state dict as each architecture's, with our own names and with other libraries'."""
     options: Mapping[str, Option] = {}
-    wanted = tuple(_buildable())
+    architectures = [one for one, entry in ARCHITECTURES.items() if not entry.required]
     if name is not None:
         own, options = parse(name)
-        wanted = (own,)
-    return [
-        *(_Candidate(one, options, state) for one in wanted),
-        *(
-            _Candidate(layout.architecture, options, layout.renamed(state))
-            for layout in LAYOUTS
-            if layout.architecture in wanted
-        ),
-    ]
+        architectures = [own]
+    for architecture in architectures:
+        wanted = _template(architecture, options)
+        yield _Candidate(architecture, options, state, wanted)
+        for layout in LAYOUTS:
+            if layout.architecture == architecture:
+                yield _Candidate(architecture, options, layout.renamed(state), wanted)
 
 
-def _buildable() -> list[str]:
-    """Architectures that a name alone describes: those whose options all have defaults."""
-    return [name for name, entry in ARCHITECTURES.items() if not entry.required]
-
-
-def _nearest(candidates: Sequence[_Candidate]) -> _Candidate:
-    """The candidate with the fewest strangers; among equals one whose shapes fit, if any."""
-    return min(candidates, key=lambda one: (len(one.strangers()), len(_misfits(one))))
-
-
-def _misfits(candidate: _Candidate) -> list[str]:
-    """Names of tensors with another number of dimensions, or other sizes in most of them.
-
-    Bands and classes aren't known yet, and show in one dimension of the first and last layers.
-    """
-    return [
-        name
-        for name, tensor in candidate.template().items()
-        if name in candidate.state
-        and sum(a != b for a, b in zip(tensor.shape, candidate.state[name].shape, strict=False)) > 1
-    ]
+def _nearest(candidates: Iterable[_Candidate]) -> _Candidate:
+    """The first candidate that fits, or the one with the fewest strangers."""
+    others: list[tuple[int, int, _Candidate]] = []
+    for candidate in candidates:
+        distance = len(candidate.strangers()), len(candidate.misfits())
+        if distance == (0, 0):
+            return candidate
+        others.append((*distance, candidate))
+    return min(others, key=lambda one: one[:2])[2]
 
 
 def _refusal(candidate: _Candidate, strangers: Sequence[str], *, named: bool) -> ModelError:
-    wanted = candidate.template()
+    wanted = candidate.wanted
     missing = [name for name in strangers if name in wanted]
     stray = [name for name in strangers if name not in wanted]
     found = [
@@ -186,7 +194,7 @@ def _refusal(candidate: _Candidate, strangers: Sequence[str], *, named: bool) ->
     advice = (
         "name the architecture that it was trained with"
         if named
-        else "the nearest architecture; name the right one with --architecture, such as "
+        else "that is the nearest architecture; name the right one with --architecture, such as "
         "unet:depth=3,width=32 or smp:arch=fpn,encoder=resnet34"
     )
     return ModelError(f"the checkpoint {', '.join(found)} for {candidate.name}; {advice}")
@@ -199,7 +207,7 @@ def _agreed(
 
     `other` is the template with one more of them, so that the first size that differs tells.
     """
-    for name, tensor in candidate.template().items():
+    for name, tensor in candidate.wanted.items():
         for axis, (two, three) in enumerate(zip(tensor.shape, other[name].shape, strict=True)):
             shape = candidate.state[name].shape if name in candidate.state else ()
             if two == three or axis >= len(shape):
@@ -234,8 +242,6 @@ def _from_smp(
     state: Mapping[str, Tensor], text: str, bands: int | None, classes: int | None
 ) -> Network:
     """A network of segmentation-models-pytorch, traced so that running it needs no such library."""
-    from segpipe.models.layer_graph import layer_graph
-
     options = _smp_options(text)
     if bands is None or classes is None:
         raise ModelError(f"the weights of {text} don't tell bands and classes; name both")
@@ -261,7 +267,22 @@ def _from_smp(
     _fill(network, state, text)
     # It would look at the image's size, which the stride settles.
     network.requires_divisible_input_shape = False
-    return layer_graph(network, bands, classes)
+    return code_free(network, bands, classes)
+
+
+def code_free(network: nn.Module, bands: int, classes: int) -> Network:
+    """The network as a package can hold it, without its code.
+
+    Raises:
+        ModelError: it does what can't be stored.
+    """
+    try:
+        return layer_graph(network, bands, classes)
+    except ModelError as error:
+        raise ModelError(
+            f"{error}; export it with torch.onnx.export or torch.export.save (.pt2), and import "
+            "that file"
+        ) from error
 
 
 def _smp_options(text: str) -> dict[str, Option]:

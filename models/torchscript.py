@@ -27,12 +27,7 @@ class ScriptNetwork(Foreign):
 
     def __init__(self, content: bytes) -> None:
         super().__init__(content)
-        try:
-            script = torch.jit.load(io.BytesIO(content), map_location="cpu")
-        except (*REFUSALS, OSError, EOFError) as error:
-            raise ModelError(
-                f"torch {torch.__version__} can't read it as TorchScript: {first_line(error)}"
-            ) from error
+        script = _load(content)
         if hasattr(script, "training"):  # a frozen one has lost its modes
             script.eval()
         # No child: torch.export takes no parameters of a script, and finds these as constants.
@@ -57,6 +52,17 @@ class ScriptNetwork(Foreign):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             # What an optimiser fuses depends on the shapes that it has seen.
-            with torch.jit.optimized_execution(False):
+            with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
                 scores: Tensor = self.script(images)
         return scores
+
+
+def _load(content: bytes) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.jit.load(io.BytesIO(content), map_location="cpu")  # type: ignore[no-untyped-call]
+    except (*REFUSALS, OSError, EOFError) as error:
+        raise ModelError(
+            f"torch {torch.__version__} can't read it as TorchScript: {first_line(error)}"
+        ) from error

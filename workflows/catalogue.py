@@ -73,9 +73,13 @@ def find(model: Model | None, trust: str | None = None) -> SegmentationModel:
         require_trust(path, kind, trust)
         raise ModelError(
             f"{path} says nothing of bands and classes; make a package of it with `segpipe model "
-            f"import {path} -o PACKAGE --bands NAMES --classes NAMES`"
+            f"import {path} -o PACKAGE --bands NAMES --classes NAMES{_trusting(trust)}`"
         )
     return load(path, trust)
+
+
+def _trusting(trust: str | None) -> str:
+    return f" --trust-model {trust}" if trust else ""
 
 
 def _coded(text: str) -> SegmentationModel:

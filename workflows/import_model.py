@@ -12,8 +12,7 @@ from segpipe.models.checkpoint import read_state
 from segpipe.models.errors import ModelError
 from segpipe.models.exported import REFUSALS, evaluating, first_line
 from segpipe.models.foreign import Foreign, foreign_kind, read_foreign
-from segpipe.models.importing import import_state
-from segpipe.models.layer_graph import layer_graph
+from segpipe.models.importing import code_free, import_state
 from segpipe.models.network import Network
 from segpipe.models.package import ModelCard, SegmentationModel, certify, save
 from segpipe.workflows.cards import count_of, describe
@@ -125,13 +124,7 @@ def _storable(network: nn.Module, card: ModelCard) -> nn.Module:
     """
     if isinstance(network, Foreign) or (isinstance(network, Network) and network.architecture):
         return network
-    try:
-        return layer_graph(network, len(card.bands), len(card.classes))
-    except ModelError as error:
-        raise ModelError(
-            f"{error}; export it with torch.export.save (.pt2) or torch.onnx.export, and import "
-            "that file"
-        ) from error
+    return code_free(network, len(card.bands), len(card.classes))
 
 
 def _bands(network: nn.Module, wanted: int | None) -> int:
