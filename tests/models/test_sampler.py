@@ -181,3 +181,29 @@ def test_what_cannot_be_learnt_from_is_refused() -> None:
 def test_variations_out_of_bounds_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="brightness is 0 or more"):
         Augmentation(turns=True, **wrong)
+
+
+def test_no_more_than_a_window_is_ever_read_at_once() -> None:
+    whole = numbered(2 * STEP, 3 * STEP)
+    read: list[int] = []
+
+    class Watched:
+        shape = whole.shape
+
+        def covers(self, rows: slice, columns: slice) -> bool:
+            return whole.covers(rows, columns)
+
+        def read(self, rows: slice, columns: slice) -> Block:
+            block = whole.read(rows, columns)
+            read.append(block.valid.size)
+            return block
+
+    ground = Watched()
+    found = survey([ground], 1, 256)
+    assert sum(read) == whole.valid.size
+    assert max(read) == STEP**2
+    read.clear()
+    drawn = Sampler([ground], found, PLAIN, crop=32, batch=9, seed=0)
+    drawn.batch(0)
+    assert len(read) == 18
+    assert max(read) == CELL**2
