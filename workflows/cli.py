@@ -78,7 +78,7 @@ def _usage(error: click.ClickException) -> str:
 def _leave(number: int, frame: FrameType | None) -> None:
     """Ends the process at once: a run survives a SIGKILL, so nothing has to be tidied up."""
     click.echo("\nsegpipe: interrupted; what is finished is safe", err=True)
-    if "run" in sys.argv[1:2]:
+    if sys.argv[1:2] in (["run"], ["train"]):
         click.echo(f"segpipe: resume with: {command_line()}", err=True)
     sys.stderr.flush()
     os._exit(128 + number)
