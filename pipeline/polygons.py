@@ -1,6 +1,5 @@
 """Polygons in vector files (OGR sources), burnt onto a grid one window at a time."""
 
-import os
 import re
 import threading
 import warnings
@@ -39,11 +38,12 @@ _HEAD = 1 << 16
 # By these words GDAL takes a file for a program or a web service, or asks an address for its crs.
 _CALLS = re.compile(rb'<OGRVRT|<OGRWFS|gdal_streamed_alg|"crs"\s*:\s*\{[^{}]*"link"')
 
-# Not raster's options: rasterio and pyogrio come with a GDAL each, and this is for pyogrio's.
+# Second line of defence, of the same kind as the one in `raster`; but pyogrio may bring a GDAL of
+# its own, and has no settings that end with a block.
 _SETTINGS = {
-    # Every request goes to a socket that isn't there.
-    "GDAL_HTTP_UNIX_SOCKET_PATH": os.devnull,
     "CPL_VSIL_CURL_ALLOWED_FILENAME": "none",
+    "GDAL_HTTP_PROXY": "127.0.0.1:9",
+    "GDAL_HTTP_MAX_RETRY": "0",
     "OGR_SQLITE_LIST_VIRTUAL_OGR": "NO",
 }
 _lock = threading.Lock()

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -21,15 +22,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from segpipe.pipeline import polygons as polygons_module
 from segpipe.pipeline.errors import InputRefusedError
 from segpipe.pipeline.grid import Grid
 from segpipe.pipeline.polygons import Polygons, burn, check_overlap, open_polygons
 from segpipe.pipeline.scene import open_scene
 from segpipe.pipeline.window import Window
-from tests import toys
 
 CRS = "EPSG:32119"
-GRID = replace(toys.grid(40, 30), crs=pyproj.CRS(CRS).to_wkt())
+# A pixel's side that no binary number holds: corners on centres come out a little beside them.
+GRID = Grid(40, 30, (28.3, 0.0, 630534.1, 0.0, -28.3, 228114.7), pyproj.CRS(CRS).to_wkt())
 HERE = "EPSG:4326"
 Shape = Any
 Corners = Sequence[tuple[float, float]]
@@ -158,7 +160,7 @@ def test_gdal_rasterize_agrees(tmp_path: Path) -> None:
     shapes = [square(2.3, 3.7, 9.4), in_crs([(0, 0), (25.1, 7.2), (8.4, 33.3)])]
     polygons = open_polygons(write(tmp_path / "a.gpkg", shapes, value=[5, 9]), "value")
     west, south, east, north = (GRID.transform[2], 0.0, 0.0, GRID.transform[5])
-    east, south = west + 28.5 * 30, north - 28.5 * 40
+    east, south = west + 28.3 * 30, north - 28.3 * 40
     extent = [str(number) for number in (west, south, east, north)]
     command = ["gdal_rasterize", "-q", "-a", "value", "-ts", "30", "40", "-te", *extent]
     subprocess.run(
@@ -389,11 +391,15 @@ def test_files_that_call_out_are_refused(
     assert not canary.sang
 
 
-def test_the_canary_sings(tmp_path: Path, canary: Canary) -> None:
-    """GDAL alone falls for it, else the test above proves nothing; its settings are as before."""
+def test_the_second_line_holds_alone(
+    tmp_path: Path, canary: Canary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GDAL's settings keep it at home for a file that nobody vetted, and are then as before."""
+    monkeypatch.delenv("NO_PROXY")
     path = tmp_path / "a.geojson"
     path.write_text(LINK.replace("URL", canary.url))
-    refusal(path)
+    monkeypatch.setattr(polygons_module, "_CALLS", re.compile(b"(?!)"))
+    open_polygons(path)
     assert not canary.sang
     pyogrio.read_info(path)
     assert canary.sang
