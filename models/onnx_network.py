@@ -10,12 +10,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segpipe.models.errors import ModelError
+from segpipe.models.exported import REFUSALS, first_line
 from segpipe.models.foreign import Foreign
 from segpipe.models.onnx_graph import FOLDABLE, Array, Graph, Node, evaluate, read_graph
 from segpipe.models.onnx_layout import Layout
 from segpipe.models.onnx_operators import OPERATORS, Call, Value, Window, fill_of
 
-OPTIONS: Mapping[str, tuple[int, ...]] = {"Clip": (1, 2), "Pad": (2,), "Resize": (1, 2)}
+OPTIONS: Mapping[str, tuple[int, ...]] = {
+    "Clip": (1, 2),
+    "Pad": (2,),
+    "Resize": (1, 2),
+    "Upsample": (1,),
+}
 """Inputs with a point that say how an operation works; all others are weights."""
 
 
@@ -37,16 +43,13 @@ class OnnxNetwork(Foreign):
     def __init__(self, content: bytes) -> None:
         super().__init__(content)
         graph = read_graph(content)
-        unknown = sorted({node.operation for node in graph.nodes} - OPERATORS.keys())
-        if unknown:
-            raise ModelError(
-                f"the operation {unknown[0]} isn't supported, {len(unknown)} such in this file: "
-                f"{', '.join(unknown):.200}; export the network with other operations"
-            )
         self.layout = Layout.of(graph)
-        self.window = self.layout.window
+        self.bands, self.window = self.layout.bands, self.layout.window
         self._input, self._output = graph.input, graph.output
-        self.steps = nn.ModuleDict(dict(_steps(graph)))
+        try:
+            self.steps = nn.ModuleDict(dict(_steps(graph)))
+        except REFUSALS as error:
+            raise ModelError(f"the file's graph makes no sense: {first_line(error)}") from error
         self._outputs = [node.outputs for node in graph.nodes]
         self._last = _last_readers(graph)
         self.eval()
@@ -78,6 +81,11 @@ class Step(nn.Module):
 
     def __init__(self, node: Node, graph: Graph, shared: dict[str, nn.Parameter]) -> None:
         super().__init__()
+        if node.operation not in OPERATORS:
+            raise ModelError(
+                f"the operation {node.operation} ({node.name}) isn't supported; export the "
+                "network with other operations"
+            )
         self.node, self.opset = node, graph.opset
         self._known: dict[int, Array] = {}
         options = OPTIONS.get(node.operation, ())

@@ -50,7 +50,7 @@ class Call:
             raise ValueError(f"{self.node.operation} ({self.node.name}) lacks input {at}")
         floating = np.issubdtype(value.dtype, np.floating)
         kind = self.image.dtype if floating else None
-        return torch.as_tensor(value, dtype=kind, device=self.image.device)
+        return torch.tensor(value, dtype=kind, device=self.image.device)
 
     def operand(self, at: int) -> Tensor | float:
         """An input as a tensor, or as a number if it is one that no pixel changes."""
@@ -363,10 +363,6 @@ def _layer_norm(call: Call) -> Result:
 def _group_norm(call: Call) -> Result:
     image, weight, bias = (call.tensor(at) for at in range(3))
     groups = call.integer("num_groups", 1)
-    if call.opset < 21:
-        # One number a group then, not a channel.
-        each = image.shape[1] // groups
-        weight, bias = weight.repeat_interleave(each), bias.repeat_interleave(each)
     return F.group_norm(image, groups, weight, bias, call.number("epsilon", 1e-5))
 
 
