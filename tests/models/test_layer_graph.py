@@ -40,7 +40,7 @@ class Twisted(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         x = self.norm(self.parts["down"](image - self.get_buffer("shift")))
         half, where = F.max_pool2d(F.relu(x), 2, return_indices=True)
-        back = F.max_unpool2d(half, where, 2, output_size=x.size()[2:])
+        back = F.max_unpool2d(half, where, [2, 2], output_size=x.size()[2:])
         y = torch.cat([half * self.scale, self.norm(half)], dim=1)[:, :4]
         high = image.shape[2] - back.size(2)
         scores: Tensor = self.up(y) + F.pad(back, [0, 0, 0, high])[:, 0:1, ..., :] / 2
