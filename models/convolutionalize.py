@@ -86,10 +86,11 @@ class Conversion:
 def convolutionalize(classifier: nn.Module, side: int) -> nn.Module:
     """A network (N, bands, H, W) to (N, classes, h, w): all scores of the classifier in one pass.
 
-    It has copies of the same weights, on the same device. The score (i, j) is that of the crop of `side` x `side`
-    pixels whose corner is at (i * stride, j * stride), exactly if no layer pads. The first linear
-    layer becomes a convolution with the spatial size of its input, the others 1 x 1; a pooling over
-    the whole map becomes one of that size with stride 1; dropout, softmax and all else stay.
+    It has copies of the weights, of their type and on their device. The score (i, j) is that of the
+    crop of `side` x `side` pixels whose corner is at (i * stride, j * stride), exactly if no layer
+    pads. The first linear layer becomes a convolution with the spatial size of its input, the
+    others 1 x 1; a pooling over the whole map becomes one of that size with stride 1; dropout,
+    softmax and all else stay.
 
     Args:
         classifier: images (N, bands, side, side) to scores (N, classes).

@@ -120,7 +120,8 @@ def layer_graph(network: nn.Module, bands: int, classes: int) -> LayerGraph:
 def with_weights(graph: Graph, network: nn.Module, bands: int, classes: int) -> LayerGraph:
     """The network of a graph with copies of the weights that `network` has under the same names.
 
-    Types and devices stay. A weight may have another shape there, as that of a linear layer that became a convolution.
+    Types and devices stay. A weight may have another shape there, as that of a linear layer that
+    became a convolution.
     """
     text = graph.to_json()
     with torch.device("meta"):

@@ -85,11 +85,11 @@ def test_both_methods_make_the_same_map(
     assert (facts["side"], facts["stride"]) == (SIDE, 4)
     assert facts["agreement"]["labels"] == 1
     maps = []
-    for method in ("one-pass", "sliding-window"):
-        output = tmp_path / f"{method}.tif"
+    for method, side in (("one-pass", "256"), ("one-pass", "512"), ("sliding-window", "256")):
+        output = tmp_path / f"{method}-{side}.tif"
         ran = segpipe(
             "run", scene, "-m", "model", "-o", output, "--method", method, "--precision", "fp32",
-            "--tile", "256",
+            "--tile", side,
         )  # fmt: skip
         assert ran.code == 0, ran.err
         with rasterio.open(output) as file:
@@ -97,6 +97,7 @@ def test_both_methods_make_the_same_map(
             assert file.tags()["SEGPIPE_METHOD"] == method
     assert len(np.unique(maps[0])) > 2, "a map of one class would prove nothing"
     assert np.count_nonzero(maps[0] != maps[1]) == 0
+    assert np.count_nonzero(maps[0] != maps[2]) == 0
 
 
 def test_a_begun_run_does_not_go_on_with_the_other_method(code: str, tmp_path: Path) -> None:
