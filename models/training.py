@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from segpipe.models.augmentation import Augmentation
 from segpipe.models.engine import DTYPES, Engine
+from segpipe.models.errors import ModelError
 from segpipe.models.losses import FOCUS, LossName, make_loss
 from segpipe.models.sampler import Batch, Sampler
 from segpipe.models.training_state import Tensors, TrainingState, copy_into
@@ -20,6 +21,10 @@ WARM_UP = 1 / 25
 
 SECOND_MOMENT = 0.999
 """AdamW's beta2."""
+
+
+class DivergedError(ModelError):
+    """The numbers of a network that learns have grown beyond all bounds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +164,11 @@ class Learner:
         return self.done % self.schedule.check == 0 or self.done == self.schedule.steps
 
     def learn(self, batch: Batch) -> float:
-        """The loss of one more step."""
+        """The loss of one more step.
+
+        Raises:
+            DivergedError: it isn't finite; nothing was learnt from it.
+        """
         images, labels = (tensor.to(self._device) for tensor in batch)
         self.network.train()
         with (
@@ -167,6 +176,11 @@ class Learner:
             torch.autocast(self._device.type, self._dtype, enabled=self._dtype is not None),
         ):
             loss = self._loss(self.network(images), labels)
+        if not math.isfinite(loss.item()):
+            raise DivergedError(
+                f"the loss of step {self.done + 1} is {loss.item()}: training diverged; lower the "
+                f"learning rate, which rises to {self.schedule.learning_rate:g}"
+            )
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         for group in self._optimizer.param_groups:

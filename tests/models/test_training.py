@@ -1,5 +1,6 @@
 """Training learns, from what it's given and from nothing else, the same way every time."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,20 @@ from segpipe.models.normalisation import Normalisation
 from segpipe.models.registry import build
 from segpipe.models.sampler import Sampler
 from segpipe.models.survey import survey
-from segpipe.models.training import Learner, Schedule, Step, fit
+from segpipe.models.training import DivergedError, Learner, Schedule, Step, fit
 from segpipe.models.training_state import CheckpointError, TrainingState
 
 SCHEDULE = Schedule(steps=25, crop=16, seed=3, batch=8, learning_rate=2e-2)
 SHORT = replace(SCHEDULE, steps=6, check=2)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Networks this small gain nothing from threads, which wait for each other on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def stripes(seed: int = 0, side: int = 48) -> Block:
@@ -138,6 +148,12 @@ def test_a_learner_that_is_restored_ends_with_the_same_bits(stop: int, tmp_path:
     assert same(whole.network, again.network)
     assert (whole.losses, whole.checks) == (again.losses, again.checks)
     assert last[-1:] == states[-1:] or stop == SHORT.steps
+
+
+def test_a_training_that_diverges_says_so() -> None:
+    learner, sampler = course(stripes(), replace(SCHEDULE, learning_rate=1e30))
+    with pytest.raises(DivergedError, match=r"lower the learning rate, which rises to 1e\+30"):
+        fit(learner, sampler)
 
 
 def test_the_best_validated_weights_are_kept_and_the_last_ones_without_validation() -> None:
