@@ -82,6 +82,7 @@ def read_graph(content: bytes) -> Graph:
     Raises:
         ModelError: the file is damaged, needs other files or other code than ONNX's own
             operations, branches or loops, or doesn't take one image of floating-point numbers.
+        ValueError, TypeError, LookupError: what it holds contradicts itself.
     """
     model = _parsed(content)
     _refuse_external(model)

@@ -42,14 +42,14 @@ class OnnxNetwork(Foreign):
 
     def __init__(self, content: bytes) -> None:
         super().__init__(content)
-        graph = read_graph(content)
-        self.layout = Layout.of(graph)
-        self.bands, self.window = self.layout.bands, self.layout.window
-        self._input, self._output = graph.input, graph.output
         try:
+            graph = read_graph(content)
+            self.layout = Layout.of(graph)
             self.steps = nn.ModuleDict(dict(_steps(graph)))
         except REFUSALS as error:
             raise ModelError(f"the file's graph makes no sense: {first_line(error)}") from error
+        self.bands, self.window = self.layout.bands, self.layout.window
+        self._input, self._output = graph.input, graph.output
         self._outputs = [node.outputs for node in graph.nodes]
         self._last = _last_readers(graph)
         self.eval()
