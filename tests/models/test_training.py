@@ -30,7 +30,7 @@ SHORT = replace(SCHEDULE, steps=6, check=2)
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Networks this small gain nothing from threads, which wait for each other on a busy machine."""
+    """Networks this small gain nothing from threads, which wait for each other under load."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
