@@ -9,12 +9,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
-from torch.fx import Node
-from torch.nn import functional as F
 
 from segpipe.models.errors import ModelError
 from segpipe.models.exported import REFUSALS, first_line
 from segpipe.models.foreign import Foreign
+from segpipe.models.pointwise import Settling
 
 
 class ImageRefusedError(ModelError, ValueError):
@@ -40,7 +39,6 @@ class ExportedNetwork(Foreign):
         self.window = _window(shape)
         self.bands = shape[1] if isinstance(shape[1], int) else None
         self.program = program.module()
-        _settle(self.program)
 
     def train(self, mode: bool = True) -> "ExportedNetwork":
         """The mode is noted and changes nothing: it was fixed by the export."""
@@ -54,7 +52,8 @@ class ExportedNetwork(Foreign):
             ImageRefusedError: the program was exported for other sizes.
         """
         try:
-            scores = [self.program(image[None]) for image in images]
+            with Settling():
+                scores = [self.program(image[None]) for image in images]
         except AssertionError as error:
             raise ImageRefusedError(
                 f"the exported program refuses an image of {images.shape[2]} x {images.shape[3]} "
@@ -116,22 +115,3 @@ def _window(shape: tuple[Any, ...]) -> int | None:
             f"this one takes {height} x {width}; export it with torch.export.Dim.AUTO for both"
         )
     return fixed[0]
-
-
-def _settle(module: torch.fx.GraphModule) -> None:
-    """Has 1 x 1 convolutions computed as `models.pointwise` does, and for the same reason."""
-    for node in module.graph.nodes:
-        if node.target is torch.ops.aten.conv2d.default and _is_pointwise(node):
-            node.target = _pointwise
-    module.recompile()
-
-
-def _is_pointwise(node: Node) -> bool:
-    weight = node.args[1]
-    value = weight.meta.get("val") if isinstance(weight, Node) else None
-    return isinstance(value, Tensor) and tuple(value.shape[2:]) == (1, 1)
-
-
-def _pointwise(images: Tensor, *arguments: Any) -> Tensor:
-    settled = images.contiguous(memory_format=torch.channels_last)
-    return F.conv2d(settled, *arguments).contiguous()

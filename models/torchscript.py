@@ -11,6 +11,7 @@ from torch import Tensor
 from segpipe.models.errors import ModelError
 from segpipe.models.exported import REFUSALS, first_line
 from segpipe.models.foreign import Foreign
+from segpipe.models.pointwise import Settling
 
 
 class ScriptNetwork(Foreign):
@@ -52,7 +53,7 @@ class ScriptNetwork(Foreign):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             # What an optimiser fuses depends on the shapes that it has seen.
-            with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+            with Settling(), torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
                 scores: Tensor = self.script(images)
         return scores
 

@@ -8,10 +8,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from segpipe.models.engine import Engine
 from segpipe.models.errors import DeviceError, ModelError
@@ -19,6 +21,7 @@ from segpipe.models.exported_program import ExportedNetwork
 from segpipe.models.footprint import Footprint, measure
 from segpipe.models.foreign import Foreign, foreign_kind, read_foreign
 from segpipe.models.package import ITEM, SegmentationModel, certify, load, save
+from segpipe.models.pointwise import CONVOLUTIONS, settle
 from segpipe.models.predictor import TorchPredictor, choose_engine
 from segpipe.models.torchscript import ScriptNetwork
 from tests.models.test_package import CARD, edit
@@ -60,7 +63,7 @@ def exported(network: nn.Module, sizes: Any = ANY_SIZE, side: int = SIDE) -> byt
 
 def script(network: torch.jit.ScriptModule) -> bytes:
     file = io.BytesIO()
-    torch.jit.save(network, file)  # type: ignore[no-untyped-call]
+    torch.jit.save(network, file)
     return file.getvalue()
 
 
@@ -82,7 +85,7 @@ def foreign(request: pytest.FixtureRequest, network: nn.Module) -> Foreign:
             return ExportedNetwork(exported(network, None))
         case "traced":
             return ScriptNetwork(script(traced(network)))
-    return ScriptNetwork(script(torch.jit.freeze(traced(network))))  # type: ignore[no-untyped-call]
+    return ScriptNetwork(script(torch.jit.freeze(traced(network))))
 
 
 def test_the_file_gives_the_network_s_scores(foreign: Foreign, network: nn.Module) -> None:
@@ -145,16 +148,34 @@ def test_a_branch_on_values_is_never_exact() -> None:
     assert not found.exact
 
 
-def test_one_by_one_convolutions_have_the_bits_of_the_whole(network: nn.Module) -> None:
-    foreign = ExportedNetwork(exported(network))
-    targets = [node.target for node in foreign.program.graph.nodes]
-    assert targets.count(torch.ops.aten.conv2d.default) == 2, "the third is 1 x 1"
+class Formats(TorchDispatchMode):
+    """Whether the images of 1 x 1 convolutions came in channels_last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.settled: list[bool] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> object:
+        if func in CONVOLUTIONS and args[1].shape[2:] == (1, 1):
+            self.settled.append(args[0].is_contiguous(memory_format=torch.channels_last))
+        return func(*args, **(kwargs or {}))
+
+
+def test_one_by_one_convolutions_are_settled(foreign: Foreign, network: nn.Module) -> None:
+    settled = copy.deepcopy(network)
+    settle(settled)
+    image = torch.randn(1, 3, SIDE, SIDE)
+    with torch.inference_mode(), Formats() as formats:
+        assert torch.equal(foreign(image), settled(image))
+    assert formats.settled == [True, True]
 
 
 def test_files_compute_in_fp32_alone(network: nn.Module) -> None:
     foreign = ExportedNetwork(exported(network))
     pixels = landscape(SIDE, SIDE)
-    valid = pixels.all(0)
+    valid = np.ones(pixels.shape[1:], np.bool_)
     engine = choose_engine(foreign, CARD, 2, pixels, valid, device="cpu")
     assert (engine.precision, engine.agreement) == ("fp32", None)
     with pytest.raises(DeviceError, match="fp32 alone"):
