@@ -30,8 +30,19 @@ FLOATS = frozenset(("FLOAT", "FLOAT16", "DOUBLE"))
 
 FOLDABLE = frozenset(
     (
-        *("Abs", "Add", "And", "Cast", "Ceil", "Concat", "ConstantOfShape", "Div", "Equal"),
-        *("Expand", "Flatten", "Floor", "Gather", "Greater", "GreaterOrEqual", "Identity", "Less"),
+        *("Abs", "Add", "And", "Cast", "CastLike", "Ceil", "Concat", "ConstantOfShape"),
+        *(
+            "Div",
+            "Equal",
+            "Expand",
+            "Flatten",
+            "Floor",
+            "Gather",
+            "Greater",
+            "GreaterOrEqual",
+            "Identity",
+            "Less",
+        ),
         *("LessOrEqual", "Max", "Min", "Mod", "Mul", "Neg", "Not", "Or", "Pow", "Range"),
         *("ReduceMax", "ReduceMin", "ReduceProd", "ReduceSum", "Reshape", "Round", "Slice"),
         *("Split", "Sqrt", "Squeeze", "Sub", "Tile", "Transpose", "Unsqueeze", "Where"),

@@ -197,7 +197,7 @@ def _layer(node: Node, graph: Graph) -> Layer | None:
 
 def _norm(node: Node, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor) -> nn.Module:
     epsilon = float(node.attributes.get("epsilon", 1e-5))
-    norm = _Norm(len(weight), eps=epsilon, device="meta")
+    norm = _Norm(len(weight), eps=epsilon)
     norm.weight, norm.bias = nn.Parameter(weight), nn.Parameter(bias)
     norm.running_mean, norm.running_var = mean, variance
     return norm

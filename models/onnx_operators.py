@@ -700,7 +700,7 @@ OPERATORS: Mapping[str, Operator] = {
     "AveragePool": _average_pool,
     "BatchNormalization": _batch_norm,
     "Cast": _cast,
-    "CastLike": _unary(lambda value: value),
+    "CastLike": lambda call: call.tensor(0).to(call.tensor(1).dtype),
     "Ceil": _unary(torch.ceil),
     "Celu": lambda call: F.celu(call.tensor(0), call.number("alpha", 1.0)),
     "Clip": _clip,

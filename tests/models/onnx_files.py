@@ -47,14 +47,18 @@ def written(proto: Any) -> bytes:
     return content
 
 
-def export(network: nn.Module, bands: int = 3) -> bytes:
-    """What torch exports of a network, for images of any number and size."""
+def export(network: nn.Module, bands: int = 3, *, optimize: bool = True) -> bytes:
+    """What torch exports of a network, for images of any number and size.
+
+    By default it folds batch norms, which rounds weights anew.
+    """
     auto = torch.export.Dim.AUTO
     program = torch.onnx.export(
         network.eval(),
         (torch.randn(2, bands, 64, 96),),
         dynamo=True,
         dynamic_shapes=({0: auto, 2: auto, 3: auto},),
+        optimize=optimize,
         verbose=False,
     )
     assert program is not None
