@@ -38,11 +38,14 @@ CONVOLUTIONS = (
 All of them take images and weight first."""
 
 
-class Settling(TorchDispatchMode):
+class Settling(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Inside of it every 1 x 1 convolution is computed as `Pointwise` does, whoever calls it.
 
     For networks that have no modules to make one of; it costs some microseconds an operation.
     """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(
         self,

@@ -148,11 +148,11 @@ def test_a_branch_on_values_is_never_exact() -> None:
     assert not found.exact
 
 
-class Formats(TorchDispatchMode):
+class Formats(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Whether the images of 1 x 1 convolutions came in channels_last."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.settled: list[bool] = []
 
     def __torch_dispatch__(
