@@ -131,19 +131,26 @@ class RasterSource:
     alpha: int
 
     def read(
-        self, window: Window, indexes: tuple[int, ...], dtype: str
+        self,
+        window: Window,
+        indexes: tuple[int, ...],
+        dtype: str,
+        shape: tuple[int, int] | None = None,
     ) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
-        """See `Source.read`."""
+        """See `Source.read`; with `shape` as many rows and columns, out of overviews if it can."""
+        size = window.shape if shape is None else shape
         area = RasterioWindow(window.left, window.top, window.width, window.height)
         wanted = [*indexes, self.alpha] if self.alpha else list(indexes)
         masks = sorted({self.masks[index - 1] for index in indexes} - {0})
         try:
             with _environment():
                 dataset = _handles.get(self)
-                pixels = dataset.read(wanted, window=area, out_dtype=dtype)
-                valid = np.ones(window.shape, dtype=np.bool_)
+                pixels = dataset.read(
+                    wanted, window=area, out_dtype=dtype, out_shape=(len(wanted), *size)
+                )
+                valid = np.ones(size, dtype=np.bool_)
                 for index in masks:
-                    valid &= dataset.read_masks(index, window=area) != 0
+                    valid &= dataset.read_masks(index, window=area, out_shape=size) != 0
         except (*_FAILURES, InputRefusedError) as error:
             _handles.forget(self)
             raise CorruptInputError(
