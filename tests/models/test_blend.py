@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segpipe.models.blend import Blended, as_tiled
-from segpipe.models.card import ClassInfo, ModelCard
+from segpipe.models.card import ClassInfo, Edges, ModelCard
 from segpipe.models.engine import Engine
+from segpipe.models.errors import ModelError
 from segpipe.models.footprint import Footprint
 from segpipe.models.predictor import TorchPredictor
 
@@ -45,9 +46,10 @@ def image(height: int, width: int) -> Tensor:
     return torch.randn(1, 2, height, width, generator=torch.Generator().manual_seed(7))
 
 
-def card(window: int = WINDOW) -> ModelCard:
+def card(window: int = WINDOW, overlap: int | None = None, edges: Edges = "zeros") -> ModelCard:
     classes = tuple(ClassInfo(value + 1, f"c{value}", "#123456") for value in range(CLASSES))
-    return ModelCard("pooling", ("a", "b"), classes, (0.0, 0.0), (1.0, 1.0), window=window)
+    bands = ("a", "b")
+    return ModelCard("pooling", bands, classes, (0.0, 0.0), (1.0, 1.0), window, overlap, edges)
 
 
 def scores(network: nn.Module, images: Tensor) -> Tensor:
@@ -82,11 +84,18 @@ def test_probabilities_are_the_weighted_mean_of_all_windows(size: tuple[int, int
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 90), st.integers(1, 90), st.data())
+@given(
+    st.integers(1, 90),
+    st.integers(1, 90),
+    st.one_of(st.none(), st.integers(2, STEP)),
+    st.sampled_from(["zeros", "mirror"]),
+    st.data(),
+)
 def test_a_tile_has_the_scores_of_the_whole_image(
-    height: int, width: int, data: st.DataObject
+    height: int, width: int, overlap: int | None, edges: Edges, data: st.DataObject
 ) -> None:
-    tiled = as_tiled(pooling(), card(), Footprint(4, 9, 9, 9, 9, exact=False))
+    told = card(WINDOW, overlap, edges)
+    tiled = as_tiled(pooling(), told, Footprint(4, 9, 9, 9, 9, exact=False))
     whole = image(height, width)
 
     def axis(length: int, before: int, after: int) -> tuple[slice, slice]:
@@ -105,12 +114,31 @@ def test_a_tile_has_the_scores_of_the_whole_image(
     part = scores(tiled.network, whole[..., rows, columns])[(..., *inner)]
     assert torch.equal(part, scores(tiled.network, whole)[..., core_rows, core_columns])
 
-    predictor = TorchPredictor(tiled.network, card(), tiled.stride, Engine())
+    predictor = TorchPredictor(tiled.network, told, tiled.stride, Engine())
     pixels = whole[0].numpy()
     valid = np.random.default_rng(height).random((height, width)) > 0.1
     labels = predictor(pixels[:, rows, columns], valid[rows, columns], inner)
     expected = predictor(pixels, valid, (slice(0, height), slice(0, width)))
     np.testing.assert_array_equal(labels, expected[core_rows, core_columns])
+
+
+@pytest.mark.parametrize("size", [(16, 16), (40, 53), (1, 50), (3, 2), (90, 7)])
+def test_mirrored_windows_have_the_weights_of_scipys_tukey(size: tuple[int, int]) -> None:
+    overlap, picture = 5, image(*size)
+    step, (height, width) = WINDOW - overlap, size
+    windows = pytest.importorskip("scipy.signal.windows")
+    tukey = windows.tukey(WINDOW, 2 * (overlap - 1) / (WINDOW - 1))
+    before, after = overlap - 1, 2 * WINDOW
+    pads = ((0, 0), (0, 0), (before, after), (before, after))
+    padded = torch.from_numpy(np.pad(picture.numpy(), pads, mode="symmetric"))
+    total = np.zeros((CLASSES, *padded.shape[2:]))
+    for y in range(0, height + before, step):
+        for x in range(0, width + before, step):
+            odds = scores(pooling(), padded[..., y : y + WINDOW, x : x + WINDOW]).softmax(1)
+            total[:, y : y + WINDOW, x : x + WINDOW] += odds[0].numpy() * np.outer(tukey, tukey)
+    expected = torch.from_numpy(total)[:, before : before + height, before : before + width]
+    found = scores(Blended(pooling(), WINDOW, overlap, "mirror"), picture)[0]
+    torch.testing.assert_close(found.exp().double(), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_smaller_margin_or_another_start_gives_other_scores() -> None:
@@ -158,6 +186,22 @@ def test_windows_have_the_size_of_training_rounded_up(trained: int, stride: int,
     assert tiled.network.window == 2 * step
     assert (tiled.stride, tiled.top, tiled.left) == (step, step, step)
     assert (tiled.bottom, tiled.right) == (step, step)
+
+
+@pytest.mark.parametrize(("overlap", "edges"), [(0, "zeros"), (9, "zeros"), (1, "mirror")])
+def test_windows_that_overlap_too_little_or_too_much_are_refused(
+    overlap: int, edges: Edges
+) -> None:
+    with pytest.raises(ValueError, match="overlap by half"):
+        Blended(pooling(), WINDOW, overlap, edges)
+
+
+@pytest.mark.parametrize("overlap", [1, 129, 2.0])
+def test_a_card_refuses_such_an_overlap(overlap: int) -> None:
+    with pytest.raises(ModelError, match="overlap is from 2 to 128 pixels"):
+        card(256, overlap)
+    with pytest.raises(ModelError, match="edges are zeros or mirror, got 'round'"):
+        card(256, None, "round")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("window", [0, 15])
