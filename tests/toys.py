@@ -11,6 +11,7 @@ from rasterio.transform import Affine
 from torch import Tensor, nn
 
 from segpipe.models.engine import default_threads
+from segpipe.models.network import Option
 from segpipe.models.package import ClassInfo, ModelCard, SegmentationModel
 from segpipe.models.registry import build
 from segpipe.pipeline.grid import Grid
@@ -46,7 +47,7 @@ def alive(network: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def model(
-    architecture: str = "unet", seed: int = 0, name: str = "toy", **options: int
+    architecture: str = "unet", seed: int = 0, name: str = "toy", **options: Option
 ) -> SegmentationModel:
     """A registered architecture with random weights."""
     network = build(architecture, 3, 5, **options)
@@ -70,11 +71,17 @@ class Balanced(nn.Module):
         return scores
 
 
-def balanced(architecture: str) -> SegmentationModel:
-    """A registered architecture with random weights of which every class wins somewhere."""
-    plain = model(architecture)
-    pixels = torch.from_numpy(landscape(256, 256).astype(np.float32))
-    image = (pixels - plain.card.mean[0]) / plain.card.std[0]
+def balanced(
+    architecture: str, pixels: NDArray[np.generic] | None = None, **options: Option
+) -> SegmentationModel:
+    """A registered architecture with random weights of which every class wins somewhere.
+
+    Somewhere in `pixels` (band, row, column), whose sides are multiples of the stride.
+    """
+    plain = model(architecture, **options)
+    example = landscape(256, 256) if pixels is None else pixels
+    values = torch.from_numpy(example.astype(np.float32))
+    image = (values - plain.card.mean[0]) / plain.card.std[0]
     return SegmentationModel(Balanced(plain.network, image[None]), plain.card)
 
 

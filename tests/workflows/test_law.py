@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from segpipe.models.engine import Engine, default_threads
 from segpipe.models.package import SegmentationModel
 from segpipe.models.predictor import TorchPredictor
+from segpipe.models.registry import names, parse
 from segpipe.pipeline.mapping import label
 from segpipe.pipeline.plan import Margin, Plan
 from segpipe.workflows.run import run
@@ -36,6 +37,21 @@ SIDES = {
     "fcn-resnet50": (512, 1024),
 }
 """Encoders as in the papers: strides 8 to 32, skips, max-unpooling, dilation."""
+
+OTHERS: dict[str, tuple[int, ...]] = {
+    "fcn32s-vgg16:width=16": (256, 512),
+    "fcn16s-vgg16:width=16": (256, 512),
+    "fcn8s-vgg16:width=16,upsampling=fixed": (256, 512),
+    "fcn32s-alexnet": (256, 512),
+    "fcn16s-alexnet": (256, 512),
+    "fcn8s-alexnet": (256, 512),
+    "fcn32s-googlenet": (256, 512),
+    "segnet-vgg16:width=16,upsampling=transposed": (256, 512),
+    # Their margins are wider than a tile.
+    "unet-resnet34": (512,),
+    "deeplabv3-resnet50:pooling_window=256": (512,),
+}
+"""Every other registered network, and the ways to build those above."""
 
 MOVED = {"fcn-resnet50": 1e-5}
 """Share of labels that a plain forward pass of torch may give otherwise than segpipe's single pass:
@@ -147,6 +163,32 @@ def test_the_great_networks_on_a_real_scene(
             scene, model=model, output=tmp_path / f"{side}.tif", tile=side, precision="fp32"
         )
         assert np.count_nonzero(labels_of(report.output) != expected) == 0, side
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("architecture", OTHERS)
+def test_every_other_network_on_a_part_of_a_real_scene(
+    architecture: str, landsat8: tuple[Path, NDArray[np.uint16]], tmp_path: Path
+) -> None:
+    name, options = parse(architecture)
+    pixels = landsat8[1][:, 300:1000, 500:1250]
+    model = toys.balanced(name, pixels[:, :512, :512], **options)
+    assert model.footprint.exact
+    scene = toys.write_scene(tmp_path / "scene.tif", pixels)
+    expected = in_one_pass(model, pixels)
+    assert len(np.unique(expected)) > 1, "a map of one class would prove nothing"
+    for side in OTHERS[architecture]:
+        report = run(
+            scene, model=model, output=tmp_path / f"{side}.tif", tile=side, precision="fp32"
+        )
+        assert np.count_nonzero(labels_of(report.output) != expected) == 0, side
+
+
+def test_no_network_is_left_out() -> None:
+    # LIGHT has the U-Net and the compact FCN.
+    tested = {*SIDES, *(parse(text)[0] for text in OTHERS), "unet", "fcn-compact"}
+    assert tested == set(names())
 
 
 @given(data=st.data())
