@@ -78,7 +78,7 @@ def balanced(
 
     Somewhere in `pixels` (band, row, column), whose sides are multiples of the stride.
     """
-    plain = model(architecture, **options)
+    plain = model(architecture, 0, "toy", **options)
     example = landscape(256, 256) if pixels is None else pixels
     values = torch.from_numpy(example.astype(np.float32))
     image = (values - plain.card.mean[0]) / plain.card.std[0]

@@ -127,8 +127,8 @@ def _measured(case: Case) -> OnePass:
     image = torch.randn(1, BANDS, case.image, case.image)
     crops = _crops(image, case)
     scores, one_pass = _timed(whole, (image,))
-    batched, batched_seconds = _timed(classifier, crops.split(case.batch))
-    _, single_seconds = _timed(classifier, crops.split(1))
+    batched, batched_seconds = _timed(classifier, torch.split(crops, case.batch))
+    _, single_seconds = _timed(classifier, torch.split(crops, 1))
     of_crops = batched.T.reshape(CLASSES, case.cells, case.cells)
     return OnePass(
         case,
