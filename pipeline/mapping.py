@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from segpipe.pipeline.aoi import Mask, Piece
 from segpipe.pipeline.area import row_areas
 from segpipe.pipeline.label_store import LabelStore
 from segpipe.pipeline.plan import CHUNK, Plan, Tile
@@ -20,7 +21,6 @@ from segpipe.pipeline.staging import Staging
 from segpipe.pipeline.window import Window
 
 Pixels = NDArray[np.generic]
-Mask = NDArray[np.bool_]
 Labels = NDArray[np.uint8]
 
 
@@ -34,7 +34,7 @@ class Job:
     nodata: int
 
 
-def map_tile(job: Job, tile: Tile, predictor: Predictor) -> Receipt:
+def map_tile(job: Job, piece: Piece, predictor: Predictor) -> Receipt:
     """The receipt of a tile whose labels are now on the disk.
 
     Doing it again, even at the same time, ends with the same bytes.
@@ -45,9 +45,12 @@ def map_tile(job: Job, tile: Tile, predictor: Predictor) -> Receipt:
         MemoryError: the device can't hold even a chunk with its margin.
     """
     start = time.perf_counter()
+    tile = piece.tile
     pixels, valid = job.scene.read(tile.read)
     after_read = time.perf_counter()
-    labels = label(job.plan, pixels, valid, tile.read, tile.core, predictor, job.nodata)
+    labels = label(
+        job.plan, pixels, valid, tile.read, tile.core, predictor, job.nodata, piece.wanted
+    )
     after_predict = time.perf_counter()
     store = LabelStore(job.staging.store)
     store.write(tile.core, labels)
@@ -78,12 +81,16 @@ def label(
     core: Window,
     predictor: Predictor,
     nodata: int,
+    wanted: Mask | None = None,
 ) -> Labels:
-    """Class values of `core` (row, column), `nodata` where a pixel isn't valid.
+    """Class values of `core` (row, column), `nodata` where a pixel isn't valid or isn't wanted.
 
-    `pixels` (band, row, column) and `valid` (row, column) cover `read`.
+    `pixels` (band, row, column) and `valid` (row, column) cover `read`, `wanted` covers `core`.
+    What isn't wanted is a measurement all the same: the network sees it.
     """
     inside = valid[core.relative_to(read).slices]
+    if wanted is not None:
+        inside = inside & wanted
     if not inside.any():
         return np.full(core.shape, nodata, np.uint8)
     labels = _predict(plan, pixels, valid, read, core, predictor)

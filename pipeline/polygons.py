@@ -1,9 +1,10 @@
 """Polygons in vector files (OGR sources), burnt onto a grid one window at a time."""
 
+import itertools
 import re
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,15 +198,42 @@ def burn(
         CorruptInputError: the features can't be read.
     """
     shapes, values = _features(polygons, _reach(polygons, grid, _enlarged(window)))
-    shapes = shapely.transform(
-        _in_pixels(shapes, polygons, grid), lambda corners: corners - (window.left, window.top)
-    )
     # Places in the list are burnt, not values: GDAL can't burn every 64-bit number.
-    places = np.zeros(window.shape, np.int32)
-    numbered = [(shape, place) for place, shape in enumerate(shapes, start=1) if not shape.is_empty]
-    if numbered:
-        rasterize(numbered, out=places)
+    places = _burnt(_in_pixels(shapes, polygons, grid), range(1, len(shapes) + 1), window, np.int32)
     return np.concatenate([[0], values])[places], places > 0
+
+
+def shapes_in_pixels(polygons: Polygons, grid: Grid) -> NDArray[np.object_]:
+    """All polygons near the grid, with columns for x and rows for y, from the grid's origin.
+
+    Corners are reprojected and snapped as by `burn`. All of them are in memory.
+
+    Raises:
+        InputRefusedError: the grid has no crs or one that can't be reached.
+        CorruptInputError: the features can't be read.
+    """
+    shapes, _ = _features(polygons, _reach(polygons, grid, _enlarged(grid.window)))
+    return _in_pixels(shapes, polygons, grid)
+
+
+def burn_shapes(shapes: NDArray[np.object_], window: Window) -> NDArray[np.bool_]:
+    """Where one of these shapes (see `shapes_in_pixels`) holds a pixel's centre, (row, column)."""
+    return _burnt(shapes, itertools.repeat(1), window, np.uint8) > 0
+
+
+def _burnt(
+    shapes: NDArray[np.object_],
+    values: Iterable[int],
+    window: Window,
+    dtype: type[np.uint8] | type[np.int32],
+) -> NDArray[np.integer[Any]]:
+    """The values of the shapes in a window, (row, column); the last one's where several lie."""
+    shifted = shapely.transform(shapes, lambda corners: corners - (window.left, window.top))
+    burnt = np.zeros(window.shape, dtype)
+    pairs = [pair for pair in zip(shifted, values, strict=False) if not pair[0].is_empty]
+    if pairs:
+        rasterize(pairs, out=burnt)
+    return burnt
 
 
 def _sniff(path: Path) -> _Kind:

@@ -130,10 +130,17 @@ engine = click.option(
     show_default=True,
     help="What computes the network; auto takes onnxruntime for models in ONNX files.",
 )
+aoi = click.option(
+    "--aoi",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Polygons (GeoPackage, Shapefile, FlatGeobuf, GeoJSON, KML, GML) outside of which the map "
+    "is nodata; tiles wholly outside are skipped. Inside, the map is as it is without.",
+)
 as_json = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object and nothing else."
 )
-mapping = together(model, trust, output, bands, tile, memory, device, precision, engine)
+mapping = together(model, trust, output, bands, tile, memory, aoi, device, precision, engine)
 """Everything that decides how a scene is mapped, for `run` and `plan`."""
 
 card = together(

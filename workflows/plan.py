@@ -14,6 +14,7 @@ from segpipe.models.footprint import Footprint
 from segpipe.models.package import SegmentationModel
 from segpipe.models.predictor import choose_engine
 from segpipe.pipeline import budget
+from segpipe.pipeline.aoi import Selection, open_aoi
 from segpipe.pipeline.errors import InputRefusedError, StorageError
 from segpipe.pipeline.fingerprint import Fields
 from segpipe.pipeline.grid import Grid
@@ -46,11 +47,16 @@ class Preparation:
     scene: Scene
     model: SegmentationModel
     tiled: TiledNetwork
-    plan: Plan
+    selection: Selection
     output: Path
     memory_bytes: int
     disk_bytes: int
     method: Method
+
+    @property
+    def plan(self) -> Plan:
+        """The whole scene in tiles, whatever part of it is mapped."""
+        return self.selection.plan
 
     @property
     def legend(self) -> Legend:
@@ -106,6 +112,7 @@ def plan(
     precision: Precision | Literal["auto"] = "auto",
     engine: str = "auto",
     memory: str | None = None,
+    aoi: str | Path | None = None,
 ) -> PlanReport:
     """What `run` with the same options would do; writes nothing.
 
@@ -115,13 +122,15 @@ def plan(
         PipelineError, ModelError, DeviceError: what `run` would refuse.
     """
     found = find(model, trust_model)
-    ready = prepare(scene, model=found, output=output, bands=bands, tile=tile, memory=memory)
+    ready = prepare(
+        scene, model=found, output=output, bands=bands, tile=tile, memory=memory, aoi=aoi
+    )
     return PlanReport(
-        tiles=len(ready.plan),
+        tiles=len(ready.selection),
         tile=ready.plan.side,
         read=ready.plan.read_shape,
         margin=ready.plan.margin,
-        extra_work=ready.plan.extra_work,
+        extra_work=ready.selection.extra_work,
         memory_bytes=ready.memory_bytes,
         disk_bytes=ready.disk_bytes,
         seconds=_expected_seconds(ready, device, precision, engine),
@@ -140,11 +149,13 @@ def prepare(
     tile: str | int,
     memory: str | None,
     method: Method = "one-pass",
+    aoi: str | Path | None = None,
 ) -> Preparation:
     """A run, prepared as far as it goes without a worker; refuses whatever can be refused.
 
     Raises:
-        InputRefusedError: the scene, its bands or the memory don't fit the model.
+        InputRefusedError: the scene, its bands or the memory don't fit the model, or the area of
+            interest doesn't fit the scene.
         ModelError: the model is refused.
         StorageError: the output can't be written, or its disk is too small.
         OptionError: an option makes no sense.
@@ -158,11 +169,12 @@ def prepare(
     path = _output(scene, output)
     before = begun(path)
     cut = _cut(source.grid, tiled, costs, _resumed(tile, before), memory)
-    disk = budget.disk_bytes(cut, cog=path.suffix == ".tif")
+    selection = Selection.of(cut, None if aoi is None else open_aoi(aoi, source.grid))
+    disk = int(budget.disk_bytes(cut, cog=path.suffix == ".tif") * selection.share)
     if before is None:
         # A run that was begun has taken its part already; publishing asks for the rest.
         budget.require_space(cut, source.path, source.bytes_per_pixel, path, disk)
-    return Preparation(source, found, tiled, cut, path, costs.of(cut), disk, method)
+    return Preparation(source, found, tiled, selection, path, costs.of(cut), disk, method)
 
 
 def _by_method(tiled: TiledNetwork, method: Method) -> TiledNetwork:
@@ -271,4 +283,4 @@ def _expected_seconds(
         engine=engine,
     )
     seconds = resident.predictor(chosen).forward_seconds(side, side)
-    return seconds * ready.plan.extra_work * ready.plan.grid.pixels / side**2
+    return seconds * ready.selection.extra_work * ready.selection.pixels / side**2

@@ -39,7 +39,10 @@ class SeamCheck:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A published map and how it came about."""
+    """A published map and how it came about.
+
+    `pixels` are those of the scene, `aoi_pixels` those of the area of interest if there is one.
+    """
 
     output: Path
     scene: Path
@@ -47,6 +50,7 @@ class Report:
     tiles: int
     tiles_resumed: int
     pixels: int
+    aoi_pixels: int | None
     classes: Mapping[str, ClassTotal]
     footprint: Footprint
     tile: int
@@ -63,8 +67,9 @@ class Report:
 
     @property
     def megapixels_per_second(self) -> float:
-        """Pixels of the scene over seconds of the whole run."""
-        return self.pixels / 1e6 / max(self.seconds.total, 1e-9)
+        """Pixels that were asked for over seconds of the whole run."""
+        pixels = self.pixels if self.aoi_pixels is None else self.aoi_pixels
+        return pixels / 1e6 / max(self.seconds.total, 1e-9)
 
     def to_dict(self) -> dict[str, Any]:
         """The report as `segpipe run --json` prints it."""
@@ -75,6 +80,7 @@ class Report:
             "tiles": self.tiles,
             "tiles_resumed": self.tiles_resumed,
             "pixels": self.pixels,
+            "aoi_pixels": self.aoi_pixels,
             "valid_pixels": self.valid_pixels,
             "classes": {name: asdict(count) for name, count in self.classes.items()},
             "footprint": self.footprint.to_dict(),

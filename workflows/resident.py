@@ -13,9 +13,10 @@ from segpipe.models.card import NODATA, ModelCard
 from segpipe.models.engine import Engine, Precision
 from segpipe.models.heap import keep_freed_memory
 from segpipe.models.predictor import TorchPredictor, choose_engine
+from segpipe.pipeline.aoi import Mask, Piece
 from segpipe.pipeline.label_store import LabelStore
 from segpipe.pipeline.mapping import Job, label, map_tile
-from segpipe.pipeline.plan import Margin, Plan, Tile
+from segpipe.pipeline.plan import Margin, Plan
 from segpipe.pipeline.receipt import Receipt
 from segpipe.pipeline.scene import Scene
 from segpipe.pipeline.window import Window
@@ -58,7 +59,11 @@ def decide_engine(
     engine: str,
     resident: Resident,
 ) -> Engine:
-    """How the worker computes: what was asked for, or what the hardware does well and rightly."""
+    """How the worker computes: what was asked for, or what the hardware does well and rightly.
+
+    The samples are the scene's own, whatever part of it is mapped: an area of interest mustn't
+    change the precision, and so a label.
+    """
     reads = (scene.read(plan.reads(core)) for core in _samples(plan))
     pixels, valid = max(reads, key=lambda read: int(read[1].sum()))
     return choose_engine(
@@ -73,28 +78,44 @@ def decide_engine(
     )
 
 
-def map_one(job: Job, engine: Engine, resident: Resident, tile: Tile) -> Receipt:
+def map_one(job: Job, engine: Engine, resident: Resident, piece: Piece) -> Receipt:
     """The receipt of a tile that this worker has mapped."""
-    return map_tile(job, tile, resident.predictor(engine))
+    return map_tile(job, piece, resident.predictor(engine))
 
 
 def recompute(
-    scene: Scene, plan: Plan, engine: Engine, resident: Resident, core: Window
+    scene: Scene,
+    plan: Plan,
+    engine: Engine,
+    resident: Resident,
+    core: Window,
+    wanted: Mask | None = None,
 ) -> NDArray[np.uint8]:
-    """The labels of `core`, (row, column), from one window with twice the margin."""
+    """The labels of `core`, (row, column), from one window with twice the margin.
+
+    `wanted` (row, column) tells which pixels of the core have one; None for all.
+    """
+    if wanted is not None and not wanted.any():
+        return np.full(core.shape, NODATA, np.uint8)
     margin = plan.margin
     double = Margin(2 * margin.top, 2 * margin.left, 2 * margin.bottom, 2 * margin.right)
     wide = replace(plan, margin=double)
     read = wide.reads(core)
     pixels, valid = scene.read(read)
-    return label(wide, pixels, valid, read, core, resident.predictor(engine), NODATA)
+    return label(wide, pixels, valid, read, core, resident.predictor(engine), NODATA, wanted)
 
 
 def count_differing(
-    scene: Scene, plan: Plan, store: LabelStore, engine: Engine, resident: Resident, core: Window
+    scene: Scene,
+    plan: Plan,
+    store: LabelStore,
+    engine: Engine,
+    resident: Resident,
+    core: Window,
+    wanted: Mask | None = None,
 ) -> int:
     """How many stored labels of `core` aren't those of `recompute`."""
-    expected = recompute(scene, plan, engine, resident, core)
+    expected = recompute(scene, plan, engine, resident, core, wanted)
     return int(np.count_nonzero(store.read(core) != expected))
 
 

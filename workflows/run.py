@@ -48,6 +48,7 @@ def run(
     scheduler_file: str | None = None,
     workers: int = 1,
     memory: str | None = None,
+    aoi: str | Path | None = None,
     style: bool = True,
     zarr_format: int = 2,
     overwrite: bool = False,
@@ -78,6 +79,8 @@ def run(
         scheduler_file: a file that a Dask scheduler wrote.
         workers: processes on this machine, where no scheduler is named.
         memory: the most that a worker may take, such as `8GB`.
+        aoi: a file of polygons; outside of them the map is nodata, and tiles wholly outside are
+            neither read nor computed. Inside, labels are those of the whole map.
         style: whether to write a QGIS style beside the output.
         zarr_format: 2 or 3, for Zarr.
         overwrite: replace an output that is there.
@@ -93,7 +96,14 @@ def run(
         raise OptionError(f"the engines are {', '.join(ENGINES)}, got {engine}")
     found = find(model, trust_model)
     ready = prepare(
-        scene, model=found, output=output, bands=bands, tile=tile, memory=memory, method=method
+        scene,
+        model=found,
+        output=output,
+        bands=bands,
+        tile=tile,
+        memory=memory,
+        method=method,
+        aoi=aoi,
     )
     _refuse_target(ready)
     if not staged_beside(ready.output):
@@ -119,9 +129,10 @@ def run(
         output=ready.output,
         scene=Path(scene),
         model=ready.model.card.name,
-        tiles=len(ready.plan),
-        tiles_resumed=len(ready.plan) - tally.tiles,
+        tiles=len(ready.selection),
+        tiles_resumed=len(ready.selection) - tally.tiles,
         pixels=ready.plan.grid.pixels,
+        aoi_pixels=None if aoi is None else ready.selection.pixels,
         classes={
             entry.name: ClassTotal(
                 entry.value, counts[entry.value].pixels, counts[entry.value].area

@@ -6,19 +6,22 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
+
 from segpipe.models.card import NODATA
 from segpipe.models.engine import Engine
 from segpipe.pipeline import storage
+from segpipe.pipeline.aoi import Mask, Piece
 from segpipe.pipeline.cog import write_cog
 from segpipe.pipeline.errors import StorageError, VerificationError
 from segpipe.pipeline.execution import Runner
 from segpipe.pipeline.fingerprint import Fields
 from segpipe.pipeline.label_store import LabelStore, create
 from segpipe.pipeline.mapping import Job, is_stored
-from segpipe.pipeline.plan import Tile
 from segpipe.pipeline.publish import publish_cog, publish_zarr
 from segpipe.pipeline.receipt import ClassCount, Receipt
 from segpipe.pipeline.staging import Staging
+from segpipe.pipeline.window import Window
 from segpipe.workflows.plan import Preparation
 from segpipe.workflows.report import SeamCheck
 from segpipe.workflows.resident import Resident, around, count_differing, map_one
@@ -28,6 +31,9 @@ ALGORITHM = 1
 
 _SEAM = 128
 """Side in pixels of the window that is computed again across a corner of tiles."""
+
+_SEAMS = 64
+"""How many corners are looked at for the one with the most pixels of an area of interest."""
 
 _ROUNDING = 1e-3
 """Share of labels that may differ where windows of two shapes round differently."""
@@ -89,8 +95,8 @@ class Run:
         return self.staged.folder / "verified"
 
     def receipts(self) -> Iterator[Receipt]:
-        """The receipts of all tiles, in the plan's order."""
-        for tile in self.ready.plan.tiles():
+        """The receipts of all tiles that are mapped, in the plan's order."""
+        for tile in self.ready.selection.tiles():
             receipt = self.staged.receipt(tile.row, tile.column)
             if receipt is None:
                 raise StorageError(
@@ -101,21 +107,21 @@ class Run:
 
     def map_missing(self, watch: Watcher) -> Iterator[Receipt]:
         """Maps the tiles that aren't stored yet; gives their receipts as they come."""
-        plan = self.ready.plan
+        plan, selection = self.ready.plan, self.ready.selection
         resumed = fresh = 0
 
         def tell() -> None:
-            tiles = len(plan)
-            watch(Progress(resumed + fresh, resumed, tiles, plan.grid.pixels / tiles))
+            pixels = plan.grid.pixels / len(plan)
+            watch(Progress(resumed + fresh, resumed, len(selection), pixels))
 
-        def missing() -> Iterator[Tile]:
+        def missing() -> Iterator[Piece]:
             nonlocal resumed
-            for tile in plan.tiles():
+            for tile in selection.tiles():
                 if is_stored(self.job, tile):
                     resumed += 1
                     tell()
                 else:
-                    yield tile
+                    yield selection.piece(tile)
 
         for receipt in self.runner.map(partial(map_one, self.job, self.engine), missing()):
             fresh += 1
@@ -123,7 +129,7 @@ class Run:
             yield receipt
 
     def check_seam(self) -> SeamCheck | None:
-        """Computes a window across a corner of tiles again; None where there is no corner.
+        """Computes a window across a corner of tiles again; None where no corner is mapped.
 
         Raises:
             VerificationError: more labels differ than rounding explains.
@@ -131,18 +137,31 @@ class Run:
         plan = self.ready.plan
         if len(plan) == 1:
             return None
-        row = plan.rows.count // 2 * plan.side
-        column = plan.columns.count // 2 * plan.side
-        core = around(plan, row, column, _SEAM)
+        core, wanted = self._seam()
+        pixels = core.pixels if wanted is None else int(wanted.sum())
+        if not pixels:
+            return None
         store = LabelStore(self.staged.store)
         compare = partial(count_differing, self.ready.scene, plan, store, self.engine)
-        differing = self.runner.call(partial(compare, core=core))
-        if differing > _ROUNDING * core.pixels:
+        differing = self.runner.call(partial(compare, core=core, wanted=wanted))
+        if differing > _ROUNDING * pixels:
             raise VerificationError(
-                f"{differing} of {core.pixels} labels around row {row}, column {column} change "
-                "with the window they are computed from, none should; please report this model"
+                f"{differing} of {pixels} labels at {core} change with the window they are "
+                "computed from, none should; please report this model"
             )
-        return SeamCheck(core.pixels, differing)
+        return SeamCheck(pixels, differing)
+
+    def _seam(self) -> tuple[Window, Mask | None]:
+        """A window across a corner of tiles with as many wanted pixels as can be, and these."""
+        plan, selection = self.ready.plan, self.ready.selection
+        if selection.places is None:
+            places = [(plan.rows.count // 2, plan.columns.count // 2)]
+        else:
+            places = list(selection.places[:: -(-len(selection) // _SEAMS)])
+        cores = (plan.tile(*place).core for place in places)
+        windows = [around(plan, core.top, core.left, _SEAM) for core in cores]
+        masked = [(window, selection.wanted(window)) for window in windows]
+        return max(masked, key=lambda pair: 0 if pair[1] is None else np.count_nonzero(pair[1]))
 
     def publish(self, counts: dict[int, ClassCount], *, style: bool, overwrite: bool) -> None:
         """Puts the map under the output's name."""
@@ -171,6 +190,7 @@ class Run:
 
 def fingerprint_of(ready: Preparation, engine: Engine, zarr_format: int) -> Fields:
     """What decides the bytes of the map."""
+    aoi = ready.selection.aoi
     return {
         "input": ready.scene.identity(),
         "model": {"name": ready.model.card.name, "sha256": ready.model.digest},
@@ -179,6 +199,7 @@ def fingerprint_of(ready: Preparation, engine: Engine, zarr_format: int) -> Fiel
             "format": f"zarr {zarr_format}" if ready.output.suffix == ".zarr" else "cog",
             "method": ready.method,
             "tile": ready.plan.side,
+            **({"aoi": aoi.sha256} if aoi else {}),
         },
         "engine": {
             "name": engine.name,
@@ -207,7 +228,7 @@ def create_store(ready: Preparation, engine: Engine, zarr_format: int, path: Pat
 
 def provenance(ready: Preparation, engine: Engine) -> dict[str, str]:
     """What a map says of its origin; the same for every tile side and every cluster."""
-    footprint = ready.model.footprint
+    footprint, aoi = ready.model.footprint, ready.selection.aoi
     return {
         "SEGPIPE_VERSION": version("segpipe"),
         "SEGPIPE_MODEL": ready.model.card.name,
@@ -222,4 +243,5 @@ def provenance(ready: Preparation, engine: Engine) -> dict[str, str]:
         "SEGPIPE_EXACT": "exact"
         if footprint.exact
         else f"approximate: {'; '.join(footprint.reasons)}",
+        **({"SEGPIPE_AOI_SHA256": aoi.sha256} if aoi else {}),
     }

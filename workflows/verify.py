@@ -10,9 +10,10 @@ from typing import Any, Literal
 import numpy as np
 
 from segpipe.models.engine import Engine, Precision
+from segpipe.pipeline.aoi import Selection
 from segpipe.pipeline.errors import InputRefusedError, VerificationError
 from segpipe.pipeline.execution import Serial
-from segpipe.pipeline.plan import CHUNK, Plan
+from segpipe.pipeline.plan import CHUNK
 from segpipe.pipeline.scene import Scene, open_scene
 from segpipe.pipeline.window import Window
 from segpipe.workflows.catalogue import Model, find
@@ -67,6 +68,7 @@ def verify(
     device: str = "auto",
     precision: Precision | Literal["auto"] = "auto",
     engine: str = "auto",
+    aoi: str | Path | None = None,
     windows: int | None = 16,
     tolerance: float | None = None,
     seed: int = 0,
@@ -79,7 +81,8 @@ def verify(
     Args:
         scene: the raster that was mapped.
         output: the map, a GeoTIFF or a Zarr store.
-        model, trust_model, bands, device, precision, engine: as `run` had them.
+        model, trust_model, bands, device, precision, engine, aoi: as `run` had them; outside of
+            the area of interest a map has to be nodata.
         windows: how many windows of 256 pixels, drawn by `seed`; None for all.
         tolerance: share of labels that may differ; 0 on a CPU and 0.001 elsewhere by default.
         seed: decides which windows are drawn.
@@ -88,7 +91,9 @@ def verify(
         InputRefusedError: the map isn't on the scene's pixels.
     """
     found = find(model, trust_model)
-    ready = prepare(scene, model=found, output=output, bands=bands, tile=CHUNK, memory=None)
+    ready = prepare(
+        scene, model=found, output=output, bands=bands, tile=CHUNK, memory=None, aoi=aoi
+    )
     labels = open_scene(output, ["1"])
     if labels.grid.shape != ready.scene.grid.shape:
         raise InputRefusedError(
@@ -101,8 +106,8 @@ def verify(
     allowed = tolerance
     if allowed is None:
         allowed = 0.0 if chosen.device == "cpu" else _GPU_TOLERANCE
-    cores = list(_drawn(ready.plan, windows, seed))
-    compare = partial(_count, ready.scene, labels, ready.plan, chosen)
+    cores = list(_drawn(ready.selection, windows, seed))
+    compare = partial(_count, ready.scene, labels, ready.selection, chosen)
     counts = list(local.map(compare, cores))
     wrong = next((core for core, count in zip(cores, counts, strict=True) if count), None)
     return Verification(
@@ -115,16 +120,25 @@ def verify(
     )
 
 
-def _drawn(plan: Plan, windows: int | None, seed: int) -> Iterator[Window]:
-    if windows is None or windows >= len(plan):
-        yield from (tile.core for tile in plan.tiles())
+def _drawn(selection: Selection, windows: int | None, seed: int) -> Iterator[Window]:
+    """Windows with something to compute; all of the map where all windows are asked for."""
+    if windows is None:
+        yield from (tile.core for tile in selection.plan.tiles())
         return
-    for index in sorted(random.Random(seed).sample(range(len(plan)), windows)):
-        yield plan.tile(*divmod(index, plan.columns.count)).core
+    count = min(windows, len(selection))
+    chosen = set(random.Random(seed).sample(range(len(selection)), count))
+    yield from (tile.core for index, tile in enumerate(selection.tiles()) if index in chosen)
 
 
 def _count(
-    scene: Scene, labels: Scene, plan: Plan, engine: Engine, resident: Resident, core: Window
+    scene: Scene,
+    labels: Scene,
+    selection: Selection,
+    engine: Engine,
+    resident: Resident,
+    core: Window,
 ) -> int:
     stored, _ = labels.read(core)
-    return int(np.count_nonzero(stored[0] != recompute(scene, plan, engine, resident, core)))
+    wanted = selection.wanted(core)
+    expected = recompute(scene, selection.plan, engine, resident, core, wanted)
+    return int(np.count_nonzero(stored[0] != expected))

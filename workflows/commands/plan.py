@@ -43,7 +43,7 @@ def _text(found: PlanReport) -> str:
                 f"top {margin.top}, left {margin.left}, bottom {margin.bottom}, "
                 f"right {margin.right}",
             ),
-            ("extra work", f"{found.extra_work:.2f} pixels computed for each pixel of the scene"),
+            ("extra work", f"{found.extra_work:.2f} pixels computed for each one that is mapped"),
             ("memory", f"{readable(found.memory_bytes)} a worker"),
             ("disk", f"{readable(found.disk_bytes)} at most"),
             ("time", f"about {texts.duration(found.seconds)} on this machine"),

@@ -1,0 +1,153 @@
+"""What an area of interest leaves of a plan is what GDAL burns of its polygons, tile by tile."""
+
+import pickle
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyogrio
+import pyproj
+import pytest
+import rasterio
+import rasterio.features
+import shapely
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from segpipe.pipeline.aoi import Piece, Selection, open_aoi
+from segpipe.pipeline.errors import InputRefusedError
+from segpipe.pipeline.plan import Margin, Plan, Tile
+from segpipe.pipeline.window import Window
+from tests import toys
+
+CRS = "EPSG:32119"
+GRID = replace(toys.grid(700, 600), crs=pyproj.CRS(CRS).to_wkt())
+Corners = Sequence[tuple[float, float]]
+
+# Quarters of a pixel: corners on centres and edges come up all the time.
+coordinate = st.integers(-400, 3200).map(lambda quarters: quarters / 4)
+corners = st.lists(st.tuples(coordinate, coordinate), min_size=3, max_size=6)
+
+
+def write(path: Path, layer: Sequence[Corners], crs: str = CRS) -> Path:
+    """A file of polygons whose corners are (column, row) of the grid."""
+    a, _, c, _, e, f = GRID.transform
+    shapes = [
+        shapely.Polygon([(c + a * column, f + e * row) for column, row in ring]) for ring in layer
+    ]
+    moved = [
+        shapely.geometry.shape(rasterio.warp.transform_geom(CRS, crs, shape)) for shape in shapes
+    ]
+    pyogrio.raw.write(
+        path,
+        geometry=shapely.to_wkb(np.array(moved, object)),
+        field_data=[],
+        fields=[],
+        geometry_type="Polygon",
+        crs=crs,
+    )
+    return path
+
+
+def burnt(layer: Sequence[Corners]) -> NDArray[np.bool_]:
+    """The same by one call of rasterio, in pixels, where no rounding moves a corner."""
+    shapes = [shapely.Polygon(ring) for ring in layer]
+    return np.asarray(rasterio.features.rasterize(shapes, out_shape=GRID.shape) > 0)
+
+
+def square(left: float, top: float, side: float) -> Corners:
+    return [(left, top), (left + side, top), (left + side, top + side), (left, top + side)]
+
+
+def plan(side: int) -> Plan:
+    return Plan(GRID, side, 8, Margin(9, 9, 9, 9))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(corners, min_size=1, max_size=4), st.sampled_from([256, 512, 768]))
+def test_a_selection_is_what_gdal_burns(
+    tmp_path_factory: pytest.TempPathFactory, layer: list[Corners], side: int
+) -> None:
+    expected = burnt(layer)
+    path = write(tmp_path_factory.mktemp("a") / "aoi.fgb", layer)
+    if not expected.any():
+        with pytest.raises(InputRefusedError, match=r"has its centre inside|doesn't touch"):
+            Selection.of(plan(side), open_aoi(path, GRID))
+        return
+    selection = Selection.of(plan(side), open_aoi(path, GRID))
+    made = np.zeros(GRID.shape, np.bool_)
+    for tile in selection.tiles():
+        piece = pickle.loads(pickle.dumps(selection.piece(tile)))
+        wanted = piece.wanted
+        made[tile.core.slices] = True if wanted is None else wanted
+        assert made[tile.core.slices].any()
+    np.testing.assert_array_equal(made, expected)
+    assert selection.pixels == expected.sum()
+    assert len(selection) == len(list(selection.tiles()))
+    computed = sum(plan(side).read_shape[0] * plan(side).read_shape[1] for _ in selection.tiles())
+    assert selection.extra_work == pytest.approx(computed / expected.sum())
+
+
+def test_without_an_area_all_is_wanted() -> None:
+    selection = Selection.of(plan(256), None)
+    assert list(selection.tiles()) == list(plan(256).tiles())
+    assert (len(selection), selection.pixels, selection.share) == (9, 700 * 600, 1)
+    assert selection.extra_work == plan(256).extra_work
+    assert selection.wanted(GRID.window) is None
+
+
+@given(st.integers(1, 70), st.integers(1, 70), st.integers(0, 2**32 - 1))
+def test_a_mask_travels_as_it_is(height: int, width: int, seed: int) -> None:
+    core = Window(0, 0, height, width)
+    tile = Tile(0, 0, core, core)
+    mask = np.random.default_rng(seed).random(core.shape) < 0.5
+    found = Piece.of(tile, mask).wanted
+    np.testing.assert_array_equal(mask, np.ones(core.shape, np.bool_) if found is None else found)
+
+
+def test_a_mask_travels_in_few_bytes(tmp_path: Path) -> None:
+    path = write(tmp_path / "aoi.gpkg", [[(3, 5), (590, 40), (500, 690), (20, 600)]])
+    selection = Selection.of(plan(768), open_aoi(path, GRID))
+    (tile,) = selection.tiles()
+    assert len(pickle.dumps(selection.piece(tile))) < 8000
+    # A message that names the tile doesn't print the mask.
+    assert len(str(selection.piece(tile))) < 300
+
+
+def test_the_digest_is_that_of_the_polygons(tmp_path: Path) -> None:
+    layer = [square(3, 5, 40), square(300, 400, 90)]
+    paths = [
+        write(tmp_path / "a.gpkg", layer),
+        write(tmp_path / "b.shp", layer[::-1]),
+        write(tmp_path / "c.gpkg", [square(3, 5, 40), square(300, 400, 91)]),
+        write(tmp_path / "d.gpkg", layer[:1]),
+    ]
+    # Neither the order nor the sense of a Shapefile's rings matters.
+    first, again, other, less = (open_aoi(path, GRID).sha256 for path in paths)
+    assert first == again
+    assert len({first, other, less}) == 3
+
+
+def test_an_area_in_another_crs_lies_in_the_same_place(tmp_path: Path) -> None:
+    layer = [[(3.3, 5.2), (590.1, 40.3), (500.4, 690.2), (20.3, 600.1)]]
+    path = write(tmp_path / "aoi.geojson", layer, "EPSG:4326")
+    made = open_aoi(path, GRID).mask(GRID.window)
+    # An edge that is straight in degrees bends; by rasterio's own reprojection of many corners.
+    shape = shapely.segmentize(shapely.from_wkb(pyogrio.raw.read(path)[2])[0], 1e-4)
+    bent = shapely.geometry.shape(rasterio.warp.transform_geom("EPSG:4326", CRS, shape))
+    expected = rasterio.features.rasterize(
+        [bent], out_shape=GRID.shape, transform=rasterio.Affine(*GRID.transform)
+    )
+    assert np.count_nonzero(made != (expected > 0)) < 9
+    assert made.sum() > 200_000
+
+
+def test_what_is_no_area_is_refused(tmp_path: Path) -> None:
+    elsewhere = write(tmp_path / "elsewhere.gpkg", [square(5000, 5000, 9)])
+    with pytest.raises(InputRefusedError, match="doesn't touch the raster"):
+        open_aoi(elsewhere, GRID)
+    between = open_aoi(write(tmp_path / "between.gpkg", [square(10.6, 10.6, 0.3)]), GRID)
+    with pytest.raises(InputRefusedError, match="no pixel of the raster has its centre inside"):
+        Selection.of(plan(256), between)
