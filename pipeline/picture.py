@@ -77,7 +77,7 @@ class _Picked:
         source, grid = self.scene.source, self.scene.grid
         if isinstance(source, RasterSource):
             pixels, valid = source.read(grid.window, indexes, dtype, self.shape)
-            return pixels[:, *window.slices], valid[window.slices]
+            return pixels[:, window.slices[0], window.slices[1]], valid[window.slices]
         pixels = np.zeros((len(indexes), *window.shape), dtype)
         valid = np.zeros(window.shape, np.bool_)
         rows = _centres(window.top, window.bottom, grid.height, self.shape[0])
@@ -125,8 +125,7 @@ def painted(scene: Scene, legend: Legend, longest: int) -> Picture:
     Raises:
         CorruptInputError: the pixels can't be read.
     """
-    colors = paint(scene, legend, longest)
-    return _encoded(np.moveaxis(colors, 2, 0), "PNG", {"ZLEVEL": "9"})
+    return _encoded(np.moveaxis(paint(scene, legend, longest), 2, 0), "PNG", {"ZLEVEL": "9"})
 
 
 def paint(scene: Scene, legend: Legend, longest: int) -> NDArray[np.uint8]:
@@ -137,7 +136,8 @@ def paint(scene: Scene, legend: Legend, longest: int) -> NDArray[np.uint8]:
     """
     pixels, valid = reduced(scene, longest)
     labels = np.where(valid, pixels[0], legend.nodata).astype(np.uint8)
-    return np.array(legend.palette, np.uint8)[labels]
+    colors: NDArray[np.uint8] = np.array(legend.palette, np.uint8)[labels]
+    return colors
 
 
 def _stretched(band: NDArray[np.generic], valid: NDArray[np.bool_]) -> NDArray[np.uint8]:
