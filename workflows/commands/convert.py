@@ -44,7 +44,7 @@ if TYPE_CHECKING:  # --help needn't wait for torch
 @click.option("--overwrite", is_flag=True, help="Replace a package that is there.")
 @options.as_json
 def convert(pooling_window: int | None, as_json: bool, **arguments: Any) -> None:
-    r"""Make a package of CLASSIFIER that gives every pixel a class, in one pass over an image.
+    """Make a package of CLASSIFIER that gives every pixel a class, in one pass over an image.
 
     CLASSIFIER is vgg16, alexnet, alexnet-torchvision, googlenet, resnet18, resnet34 or resnet50
     (layers named as in torchvision), or your own as MODULE:FUNCTION, which is called and gives a
@@ -54,7 +54,7 @@ def convert(pooling_window: int | None, as_json: bool, **arguments: Any) -> None
     segpipe convert resnet18 -o my-model --weights resnet18.pth --classes water,land
     segpipe convert my_networks:classifier -o my-model --side 64
     segpipe convert my-deeplab -o my-local-deeplab --pooling-window 512
-    """
+    """  # noqa: D301
     if pooling_window is not None:
         local = _localised(pooling_window, **arguments)
         warn(local.warnings)
