@@ -85,7 +85,7 @@ class _Picked:
         for block, down, across in _blocks(rows, columns):
             values, known = source.read(block, indexes, dtype)
             picked = np.ix_(rows[down] - block.top, columns[across] - block.left)
-            pixels[:, down, across] = values[:, *picked]
+            pixels[:, down, across] = values[:, picked[0], picked[1]]
             valid[down, across] = known[picked]
         return pixels, valid
 
@@ -147,7 +147,8 @@ def _stretched(band: NDArray[np.generic], valid: NDArray[np.bool_]) -> NDArray[n
     low, high = np.percentile(values[valid], _PERCENTILES)
     spread = high - low
     share = (values - low) / spread if spread > 0 else np.full(band.shape, 0.5)
-    return np.rint(np.clip(share, 0, 1) * 255).astype(np.uint8)
+    stretched: NDArray[np.uint8] = np.rint(np.clip(share, 0, 1) * 255).astype(np.uint8)
+    return stretched
 
 
 def _centres(start: int, end: int, length: int, count: int) -> NDArray[np.intp]:

@@ -1,21 +1,29 @@
 """What a run says of itself when it is done."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from segpipe.models.engine import Engine
 from segpipe.models.footprint import Footprint
+from segpipe.pipeline.legend import Legend, LegendEntry
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from xarray import DataArray
 
 
 @dataclass(frozen=True, slots=True)
 class ClassTotal:
-    """A class in the published map: its value, its pixels, and its area where a crs gives one."""
+    """A class in the published map: value, pixels, area where a crs gives one, and `#rrggbb`."""
 
     value: int
     pixels: int
     area_m2: float | None
+    color: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +74,14 @@ class Report:
         return sum(count.pixels for count in self.classes.values())
 
     @property
+    def legend(self) -> Legend:
+        """What the map's values mean."""
+        entries = (
+            LegendEntry(count.value, name, count.color) for name, count in self.classes.items()
+        )
+        return Legend(self.model, tuple(entries))
+
+    @property
     def megapixels_per_second(self) -> float:
         """Pixels that were asked for over seconds of the whole run."""
         pixels = self.pixels if self.aoi_pixels is None else self.aoi_pixels
@@ -95,3 +111,31 @@ class Report:
             "peak_rss_bytes": self.peak_rss_bytes,
             "warnings": list(self.warnings),
         }
+
+    def open(self) -> DataArray:
+        """The map (y, x) as uint8, read when it is used, with crs, nodata and CF flags.
+
+        Raises:
+            OptionError: xarray or rioxarray isn't installed.
+            OSError: the map isn't there any more.
+        """
+        from segpipe.workflows.notebook import open_map
+
+        return open_map(self)
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """The axes with the map in its colours and its legend; new ones where none are given.
+
+        Raises:
+            OptionError: matplotlib isn't installed.
+            PipelineError: the map can't be read any more.
+        """
+        from segpipe.workflows.notebook import plot_map
+
+        return plot_map(self, ax)
+
+    def _repr_html_(self) -> str:
+        """The legend with areas, for notebooks."""
+        from segpipe.workflows.notebook import as_html
+
+        return as_html(self)

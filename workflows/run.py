@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -19,6 +19,7 @@ from segpipe.pipeline.receipt import Receipt, total
 from segpipe.pipeline.staging import discard, staged_beside, staging
 from segpipe.workflows.catalogue import Model, find
 from segpipe.workflows.errors import OptionError
+from segpipe.workflows.page import Origin, page_target, write_page
 from segpipe.workflows.plan import THREADS, Method, Preparation, prepare, target
 from segpipe.workflows.report import ClassTotal, Report, Seconds
 from segpipe.workflows.resident import Resident, decide_engine
@@ -53,6 +54,7 @@ def run(
     zarr_format: int = 2,
     overwrite: bool = False,
     new_run: bool = False,
+    report: str | Path | None = None,
     watch: Watcher = _unwatched,
 ) -> Report:
     """Maps a scene and publishes the map; a run that was stopped goes on where it was.
@@ -85,12 +87,14 @@ def run(
         zarr_format: 2 or 3, for Zarr.
         overwrite: replace an output that is there.
         new_run: throw away an unfinished run for this output.
+        report: a page about the run, ending in `.html`, that shows scene and map.
         watch: is told of every tile.
 
     Raises:
         PipelineError, ModelError, DeviceError: see their classes; each message is one line.
         OptionError: an option makes no sense.
     """
+    origin = Origin.of(run, locals())
     start = time.perf_counter()
     if engine not in ENGINES:
         raise OptionError(f"the engines are {', '.join(ENGINES)}, got {engine}")
@@ -106,7 +110,9 @@ def run(
         aoi=aoi,
     )
     _refuse_target(ready)
-    if not staged_beside(ready.output):
+    resumed = bool(staged_beside(ready.output))
+    target_page = page_target(report, overwrite=overwrite or resumed)
+    if not resumed:
         _refuse_existing(ready.output, overwrite)
     with _workers(ready, scheduler, scheduler_file, workers) as runner:
         decide = partial(decide_engine, ready.scene, ready.plan, device, precision, engine)
@@ -118,35 +124,42 @@ def run(
             tally, seam = Tally(), None
             if not begun.is_published:
                 _refuse_existing(ready.output, overwrite)
+                page_target(report, overwrite=overwrite)
                 tally = Tally.of(begun.map_missing(watch))
                 seam = begun.check_seam()
             counts = total(begun.receipts(), ready.legend.values)
             mapped = time.perf_counter()
             begun.publish(counts, style=style, overwrite=overwrite)
-            discard(staged)
-    end = time.perf_counter()
-    return Report(
-        output=ready.output,
-        scene=Path(scene),
-        model=ready.model.card.name,
-        tiles=len(ready.selection),
-        tiles_resumed=len(ready.selection) - tally.tiles,
-        pixels=ready.plan.grid.pixels,
-        aoi_pixels=None if aoi is None else ready.selection.pixels,
-        classes={
-            entry.name: ClassTotal(
-                entry.value, counts[entry.value].pixels, counts[entry.value].area
+            end = time.perf_counter()
+            made = Report(
+                output=ready.output,
+                scene=Path(scene),
+                model=ready.model.card.name,
+                tiles=len(ready.selection),
+                tiles_resumed=len(ready.selection) - tally.tiles,
+                pixels=ready.plan.grid.pixels,
+                aoi_pixels=None if aoi is None else ready.selection.pixels,
+                classes={
+                    entry.name: ClassTotal(
+                        entry.value,
+                        counts[entry.value].pixels,
+                        counts[entry.value].area,
+                        entry.color,
+                    )
+                    for entry in ready.legend.entries
+                },
+                footprint=ready.model.footprint,
+                tile=ready.plan.side,
+                engine=chosen,
+                seam=seam,
+                seconds=Seconds(end - start, tally.read, tally.predict, tally.write, end - mapped),
+                peak_rss_bytes=tally.peak_rss,
+                warnings=(*ready.scene.warnings, *_instead(ready, chosen, engine)),
             )
-            for entry in ready.legend.entries
-        },
-        footprint=ready.model.footprint,
-        tile=ready.plan.side,
-        engine=chosen,
-        seam=seam,
-        seconds=Seconds(end - start, tally.read, tally.predict, tally.write, end - mapped),
-        peak_rss_bytes=tally.peak_rss,
-        warnings=(*ready.scene.warnings, *_instead(ready, chosen, engine)),
-    )
+            if target_page is not None:
+                write_page(target_page, made, ready, fields, origin)
+            discard(staged)
+    return replace(made, seconds=replace(made.seconds, total=time.perf_counter() - start))
 
 
 def _instead(ready: Preparation, chosen: Engine, wanted: str) -> Iterator[str]:

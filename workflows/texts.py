@@ -42,6 +42,11 @@ def duration(seconds: float) -> str:
     return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
 
 
+def area(square_metres: float | None) -> str:
+    """An area in square kilometres; nothing where there is none."""
+    return "" if square_metres is None else f"{square_metres / 1e6:,.2f} km2"
+
+
 def tiles(count: int, side: int) -> str:
     """How many tiles of which size."""
     return f"{count:,} tile{'s' * (count != 1)} of {side} x {side} pixels"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -47,6 +48,12 @@ _RESUMABLE = {6, 7, 8, 9, 10}
     show_default=True,
     help="2 is read by every GDAL from 3.6 on; 3 has shards and GeoZarr.",
 )
+@click.option(
+    "--report",
+    metavar="OUT.html",
+    type=click.Path(path_type=Path),
+    help="Write a page about the run: scene and map side by side, areas, model, provenance.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace an output that is there.")
 @click.option("--new-run", is_flag=True, help="Throw away an unfinished run for this output.")
 @options.as_json
@@ -68,6 +75,8 @@ def run(scenes: tuple[str, ...], as_json: bool, quiet: bool, **arguments: Any) -
 
     if len(scenes) > 1 and arguments["output"]:
         raise click.UsageError("-o names one output and there are several scenes; leave it out")
+    if len(scenes) > 1 and arguments["report"]:
+        raise click.UsageError("--report names one page and there are several scenes; leave it out")
     arguments["zarr_format"] = int(arguments["zarr_format"])
     if not (quiet or as_json):
         arguments["watch"] = ProgressPrinter()
@@ -103,7 +112,7 @@ def _text(found: Report) -> str:
     rows: list[texts.Row] = [("value", "class", "pixels", "share", "area")]
     for name, count in found.classes.items():
         share = count.pixels / max(found.valid_pixels, 1)
-        area = "" if count.area_m2 is None else f"{count.area_m2 / 1e6:,.2f} km2"
+        area = texts.area(count.area_m2)
         rows.append((str(count.value), name, f"{count.pixels:,}", f"{share:.1%}", area))
     missing = found.pixels - found.valid_pixels
     rows.append(("255", "(no data)", f"{missing:,}", "", ""))

@@ -1,0 +1,57 @@
+"""The command line that does what a call from Python did."""
+
+import inspect
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+SHORT = {"model": "-m", "output": "-o"}
+LEFT_OUT = {"watch", "overwrite", "new_run"}
+"""What changes nothing in the map."""
+
+PLACEHOLDER = "PACKAGE"
+"""Stands for a model that was handed over as an object: it has no name on a command line."""
+
+
+def given(function: Callable[..., object], arguments: Mapping[str, object]) -> dict[str, object]:
+    """The arguments that aren't the function's defaults, in the order of its parameters."""
+    return {
+        name: arguments[name]
+        for name, parameter in inspect.signature(function).parameters.items()
+        if name in arguments and name not in LEFT_OUT and arguments[name] != parameter.default
+    }
+
+
+def command(function: Callable[..., object], arguments: Mapping[str, object]) -> str:
+    """`segpipe` with the function's name, its positional arguments, and its options.
+
+    Args:
+        function: has a command of its name, whose options are those of the function.
+        arguments: what it was called with, by name.
+    """
+    kinds = inspect.signature(function).parameters
+    places, options = [], []
+    for name, value in given(function, arguments).items():
+        if kinds[name].kind is inspect.Parameter.KEYWORD_ONLY:
+            options += list(_option(name, value))
+        else:
+            places.append(word(value))
+    return shlex.join(["segpipe", function.__name__, *places, *options])
+
+
+def word(value: object) -> str:
+    """A value as it is typed: words between commas, and a placeholder for what can't be typed."""
+    if isinstance(value, str | Path | int | float):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return ",".join(map(word, value))
+    return PLACEHOLDER
+
+
+def _option(name: str, value: object) -> Iterator[str]:
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        yield f"--{flag}" if value else f"--no-{flag}"
+    else:
+        yield SHORT.get(name, f"--{flag}")
+        yield word(value)
