@@ -1,0 +1,177 @@
+"""Polygons written into vector files (GeoPackage, FlatGeobuf): in batches, and whole or not."""
+
+import errno
+import os
+import threading
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyogrio
+import shapely
+from numpy.typing import NDArray
+
+from segpipe.pipeline import storage
+from segpipe.pipeline.errors import FingerprintMismatchError, StorageError
+
+LAYER = "classes"
+"""Name of the one layer."""
+
+_DRIVERS = {".gpkg": "GPKG", ".fgb": "FlatGeobuf", ".parquet": "Parquet"}
+
+# GDAL 3.6 warns of anything newer.
+_OPTIONS = {"GPKG": {"VERSION": "1.2"}}
+
+_SETTINGS = {
+    # A GeoPackage says when it was changed: the same polygons are to be the same bytes.
+    "OGR_CURRENT_DATE": "1970-01-01T00:00:00.000Z",
+    # What is written here counts only once it is complete, and is synchronised then.
+    "OGR_SQLITE_SYNCHRONOUS": "OFF",
+}
+_lock = threading.Lock()
+
+_FAILURES = (
+    pyogrio.errors.DataSourceError,
+    pyogrio.errors.DataLayerError,
+    pyogrio.errors.CRSError,
+    pyogrio.errors.FeatureError,
+    pyogrio.errors.FieldError,
+    pyogrio.errors.GeometryError,
+    # What GDAL says in its own words; OSError passes by, it has its own.
+    RuntimeError,
+)
+# With less space than this, in bytes, a disk counts as full.
+_FULL = 2**20
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Features:
+    """Some polygons and the columns of their table, each (polygons,)."""
+
+    shapes: NDArray[np.object_]
+    columns: Mapping[str, NDArray[Any]]
+
+
+def suffixes() -> tuple[str, ...]:
+    """Endings of files that can be written with the GDAL that pyogrio brings."""
+    installed = pyogrio.list_drivers(write=True)
+    return tuple(suffix for suffix, driver in _DRIVERS.items() if driver in installed)
+
+
+def check_destination(path: Path, *, overwrite: bool) -> None:
+    """Nothing, where a file can be put under this name.
+
+    Raises:
+        FingerprintMismatchError: there is a file, and it mustn't be replaced.
+        StorageError: there is something else, or the folder can't be written to.
+    """
+    if path.exists() and not path.is_file():
+        raise StorageError(f"{path} isn't a file and can't be replaced; choose another name")
+    if path.exists() and not overwrite:
+        raise FingerprintMismatchError(
+            f"{path} exists; choose another name, or replace it with --overwrite"
+        )
+    with storage.reported("write into", path.parent):
+        if not path.parent.is_dir():
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def write_features(
+    path: Path, crs: str | None, empty: Features, batches: Iterable[Features]
+) -> None:
+    """Puts polygons into the file `path`, whole or not at all; a file that is there is replaced.
+
+    The bytes depend on crs and features alone. One batch is in memory at a time.
+
+    Args:
+        path: ends in one of `suffixes`.
+        crs: WKT 2, or None.
+        empty: the columns of a table without rows.
+        batches: tables with these columns.
+
+    Raises:
+        StorageError: the disk refuses.
+    """
+    folder = path.with_name(f".{path.name}.part")
+    storage.remove(folder)
+    try:
+        storage.make_folder(folder)
+        # A batch can be added to a GeoPackage alone, and without an index in half the time.
+        plain, finished = folder / "plain.gpkg", folder / path.name
+        count = 0
+        with _writing(path):
+            _write(plain, crs, empty, append=False)
+        for batch in batches:
+            with _writing(path):
+                _write(plain, crs, batch, append=True)
+            count += len(batch.shapes)
+        with _writing(path):
+            _copy(plain, finished, crs)
+            stored = pyogrio.read_info(finished, LAYER, force_feature_count=True)["features"]
+        if stored != count:
+            raise StorageError(
+                f"{path} would hold {stored:,} of {count:,} polygons; check the disk and type the "
+                "same command again"
+            )
+        storage.sync_file(finished)
+        storage.rename(finished, path)
+    finally:
+        storage.remove(folder)
+
+
+def _write(path: Path, crs: str | None, features: Features, *, append: bool) -> None:
+    pyogrio.raw.write(
+        path,
+        shapely.to_wkb(features.shapes),
+        list(features.columns.values()),
+        list(features.columns),
+        layer=LAYER,
+        driver="GPKG",
+        geometry_type="Polygon",
+        crs=crs,
+        append=append,
+        layer_options={"SPATIAL_INDEX": "NO"},
+    )
+
+
+def _copy(plain: Path, finished: Path, crs: str | None) -> None:
+    driver = _DRIVERS[finished.suffix.lower()]
+    with pyogrio.raw.open_arrow(plain, LAYER) as (facts, stream):
+        pyogrio.raw.write_arrow(
+            stream,
+            finished,
+            layer=LAYER,
+            driver=driver,
+            geometry_name=facts["geometry_name"],
+            geometry_type="Polygon",
+            crs=crs,
+            dataset_options=_OPTIONS.get(driver),
+        )
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """GDAL's settings, and its errors as one line."""
+    with _lock, storage.reported("write", path), warnings.catch_warnings():
+        # A map without a crs gives polygons without one, and whoever made it was told.
+        warnings.filterwarnings("ignore", "'crs' was not provided", UserWarning)
+        warnings.simplefilter("ignore", RuntimeWarning)
+        before = {name: pyogrio.get_gdal_config_option(name) for name in _SETTINGS}
+        pyogrio.set_gdal_config_options(_SETTINGS)
+        try:
+            yield
+        except _FAILURES as error:
+            if storage.free_bytes(path.parent) < _FULL:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+            reason = " ".join(str(error).split())[:200]
+            raise StorageError(
+                f"can't write {path}: {reason}; check the disk and type the same command again"
+            ) from error
+        finally:
+            pyogrio.set_gdal_config_options(before)

@@ -1,0 +1,174 @@
+"""The classes of a map as polygons in a vector file, with names and areas."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segpipe.pipeline.area import row_areas
+from segpipe.pipeline.class_names import class_names
+from segpipe.pipeline.polygonise import Outlines, polygonise
+from segpipe.pipeline.vector_file import Features, check_destination, suffixes, write_features
+from segpipe.workflows.errors import OptionError
+from segpipe.workflows.reference import open_labels
+
+Areas = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class PolygonTotal:
+    """Polygons of a class, and their area where the map's crs gives one.
+
+    Attributes:
+        value: of the class in the map.
+        polygons, area_m2: what was written.
+        small, small_area_m2: what was left out because each was smaller than asked for.
+    """
+
+    value: int
+    polygons: int
+    area_m2: float | None
+    small: int
+    small_area_m2: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class PolygonFile:
+    """A file of polygons, and what it holds of each class by name."""
+
+    output: Path
+    map: Path
+    classes: Mapping[str, PolygonTotal]
+
+    @property
+    def polygons(self) -> int:
+        """How many there are."""
+        return sum(total.polygons for total in self.classes.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as `segpipe export --json` prints it."""
+        return {
+            "output": str(self.output),
+            "map": str(self.map),
+            "polygons": self.polygons,
+            "classes": {
+                name: {
+                    "value": total.value,
+                    "polygons": total.polygons,
+                    "area_m2": total.area_m2,
+                    "left_out": {"polygons": total.small, "area_m2": total.small_area_m2},
+                }
+                for name, total in self.classes.items()
+            },
+        }
+
+
+def write_polygons(
+    map: str | Path,  # noqa: A002 - as on the command line
+    output: str | Path,
+    *,
+    min_area: float = 0,
+    overwrite: bool = False,
+) -> PolygonFile:
+    """Writes the regions of a map's classes as polygons: columns `value`, `class` and `area_m2`.
+
+    They are those that polygonising the whole raster gives, exactly along its pixels, neighbours
+    with all vertices in common. The map is read in strips, and memory holds the polygons that
+    reach the strip's lower edge.
+
+    Args:
+        map: a GeoTIFF or Zarr of class values, of segpipe or anybody.
+        output: ends in `.gpkg` for GeoPackage, `.fgb` for FlatGeobuf, or `.parquet` for GeoParquet,
+            where pyogrio's GDAL writes it.
+        min_area: in square metres; smaller polygons are left out, which leaves gaps.
+        overwrite: replace an output that is there.
+
+    Raises:
+        InputRefusedError: the map can't be read.
+        FingerprintMismatchError: there is such an output.
+        OptionError: the output is of no format that is written, or a least area makes no sense.
+        CorruptInputError: pixels can't be read.
+        StorageError: the disk refuses.
+    """
+    place = Path(output)
+    check_output(place, overwrite=overwrite)
+    labels = open_labels(Path(map))
+    if not (math.isfinite(min_area) and min_area >= 0):
+        raise OptionError(f"the least area is a number of square metres, got {min_area:g}")
+    if min_area and row_areas(labels.grid, 0, 1) is None:
+        raise OptionError(f"{map} has no crs that gives areas; leave out --min-area")
+    tally = _Tally(class_names(map), min_area)
+    nothing = Outlines(np.zeros(0, np.int32), np.zeros(0, object), np.zeros(0))
+    batches = (tally.count(outlines) for outlines in polygonise(labels))
+    write_features(place, labels.grid.crs, tally.count(nothing), batches)
+    return PolygonFile(place, Path(map), tally.totals())
+
+
+def check_output(path: Path, *, overwrite: bool) -> None:
+    """Nothing, where polygons can be put under this name.
+
+    Raises:
+        OptionError: its ending is of no format that is written.
+        FingerprintMismatchError: there is such a file, and it mustn't be replaced.
+        StorageError: the folder can't be written to.
+    """
+    if path.suffix.lower() not in suffixes():
+        raise OptionError(f"polygons are written here as {', '.join(suffixes())}, got {path.name}")
+    check_destination(path, overwrite=overwrite)
+
+
+class _Tally:
+    """Makes tables of polygons and adds up what they hold."""
+
+    def __init__(self, names: Mapping[int, str], min_area: float) -> None:
+        self._names = names
+        self._min_area = min_area
+        self._totals: dict[int, PolygonTotal] = {}
+
+    def count(self, found: Outlines) -> Features:
+        """The table of those that are large enough."""
+        areas = np.full(len(found.values), np.nan) if found.areas is None else found.areas
+        kept = ~(areas < self._min_area)
+        for value in np.unique(found.values).tolist():
+            here = found.values == value
+            self._add(value, areas[here & kept], areas[here & ~kept])
+        names = [self._name(value) for value in found.values[kept].tolist()]
+        columns = {
+            "value": found.values[kept],
+            "class": np.array(names, object),
+            "area_m2": areas[kept],
+        }
+        return Features(found.shapes[kept], columns)
+
+    def totals(self) -> dict[str, PolygonTotal]:
+        """What every class has, by name and rising value."""
+        often = Counter(self._name(value) for value in self._totals)
+        return {
+            self._name(value) + f" {value}" * (often[self._name(value)] > 1): total
+            for value, total in sorted(self._totals.items())
+        }
+
+    def _name(self, value: int) -> str:
+        return self._names.get(value, str(value))
+
+    def _add(self, value: int, kept: Areas, small: Areas) -> None:
+        before = self._totals.get(value, PolygonTotal(value, 0, 0.0, 0, 0.0))
+        self._totals[value] = PolygonTotal(
+            value,
+            before.polygons + len(kept),
+            _plus(before.area_m2, kept),
+            before.small + len(small),
+            _plus(before.small_area_m2, small),
+        )
+
+
+def _plus(area: float | None, more: Areas) -> float | None:
+    total = np.nan if area is None else area + float(more.sum())
+    return None if np.isnan(total) else total
