@@ -137,6 +137,14 @@ aoi = click.option(
     help="Polygons (GeoPackage, Shapefile, FlatGeobuf, GeoJSON, KML, GML) outside of which the map "
     "is nodata; tiles wholly outside are skipped. Inside, the map is as it is without.",
 )
+method = click.option(
+    "--method",
+    type=click.Choice(["one-pass", "sliding-window"]),
+    default="one-pass",
+    show_default=True,
+    help="sliding-window runs a converted classifier on a crop for every score: the slow reference "
+    "for the one pass.",
+)
 as_json = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object and nothing else."
 )

@@ -17,7 +17,7 @@ from segpipe.pipeline.plan import CHUNK
 from segpipe.pipeline.scene import Scene, open_scene
 from segpipe.pipeline.window import Window
 from segpipe.workflows.catalogue import Model, find
-from segpipe.workflows.plan import prepare
+from segpipe.workflows.plan import Method, prepare
 from segpipe.workflows.resident import Resident, decide_engine, recompute
 
 _GPU_TOLERANCE = 1e-3
@@ -69,6 +69,7 @@ def verify(
     precision: Precision | Literal["auto"] = "auto",
     engine: str = "auto",
     aoi: str | Path | None = None,
+    method: Method = "one-pass",
     windows: int | None = 16,
     tolerance: float | None = None,
     seed: int = 0,
@@ -81,8 +82,8 @@ def verify(
     Args:
         scene: the raster that was mapped.
         output: the map, a GeoTIFF or a Zarr store.
-        model, trust_model, bands, device, precision, engine, aoi: as `run` had them; outside of
-            the area of interest a map has to be nodata.
+        model, trust_model, bands, device, precision, engine, aoi, method: as `run` had them;
+            outside of the area of interest a map has to be nodata.
         windows: how many windows of 256 pixels, drawn by `seed`; None for all.
         tolerance: share of labels that may differ; 0 on a CPU and 0.001 elsewhere by default.
         seed: decides which windows are drawn.
@@ -92,7 +93,14 @@ def verify(
     """
     found = find(model, trust_model)
     ready = prepare(
-        scene, model=found, output=output, bands=bands, tile=CHUNK, memory=None, aoi=aoi
+        scene,
+        model=found,
+        output=output,
+        bands=bands,
+        tile=CHUNK,
+        memory=None,
+        aoi=aoi,
+        method=method,
     )
     labels = open_scene(output, ["1"])
     if labels.grid.shape != ready.scene.grid.shape:

@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from segpipe.pipeline.budget import readable
-from segpipe.pipeline.errors import PipelineError
 from segpipe.workflows import options, texts
 from segpipe.workflows.console import command_line, print_json, warn
 
 if TYPE_CHECKING:  # --help needn't wait for torch
     from segpipe.workflows.report import Report
+    from segpipe.workflows.scenes import Outcome
 
 
 _RESUMABLE = {6, 7, 8, 9, 10}
 """Exit codes after which the same command goes on."""
 
+_ONE_FILE = ("report", "polygons", "stac")
+"""Options that name one file, which several scenes can't share."""
+
 
 @click.command()
 @click.argument("scenes", metavar="SCENE...", nargs=-1, required=True)
 @options.mapping
-@click.option(
-    "--method",
-    type=click.Choice(["one-pass", "sliding-window"]),
-    default="one-pass",
-    show_default=True,
-    help="sliding-window runs a converted classifier on a crop for every score: the slow reference "
-    "for the one pass.",
-)
+@options.method
 @click.option("--scheduler", metavar="ADDRESS", help="A Dask scheduler, as tcp://HOST:8786.")
 @click.option("--scheduler-file", metavar="FILE", help="The file that a Dask scheduler wrote.")
 @click.option(
@@ -61,39 +58,76 @@ _RESUMABLE = {6, 7, 8, 9, 10}
 def run(scenes: tuple[str, ...], as_json: bool, quiet: bool, **arguments: Any) -> None:
     """Map each SCENE and publish the map.
 
+    A SCENE is a raster, a folder of rasters, or a glob in quotes. Several scenes give a map each;
+    one that fails doesn't stop the others.
+
     A run that was stopped, however it was stopped, goes on where it was when the same command is
     typed again, and ends with the same bytes.
 
     \b
     segpipe run scene.tif -o map.tif
     segpipe run scene.tif -m my-model --bands 4,3,2 -o map.zarr
+    segpipe run scene.tif --aoi county.gpkg
+    segpipe run 'scenes/*.tif' -o maps
     segpipe run scene.tif --scheduler tcp://10.0.0.1:8786 -o /shared/map.tif
     """  # noqa: D301
+    from segpipe.workflows.catalogue import find
     from segpipe.workflows.progress import ProgressPrinter
     from segpipe.workflows.run import is_begun
     from segpipe.workflows.run import run as run_scene
+    from segpipe.workflows.scenes import Failure, attempt, batch, to_dict
 
-    if len(scenes) > 1 and arguments["output"]:
-        raise click.UsageError("-o names one output and there are several scenes; leave it out")
-    if len(scenes) > 1 and arguments["report"]:
-        raise click.UsageError("--report names one page and there are several scenes; leave it out")
+    chosen = batch(scenes, arguments.pop("output"))
+    warn(chosen.warnings)
     arguments["zarr_format"] = int(arguments["zarr_format"])
-    if not (quiet or as_json):
-        arguments["watch"] = ProgressPrinter()
-    reports = []
-    for scene in scenes:
-        try:
-            report = run_scene(scene, **arguments)
-        except PipelineError as error:
-            if error.exit_code in _RESUMABLE and is_begun(scene, arguments["output"]):
+    if not chosen.single:
+        _refuse_one_file(arguments)
+        # Loaded once for all of them.
+        arguments["model"] = find(arguments["model"], arguments["trust_model"])
+
+    def map_scene(scene: str, output: Path | None) -> Report:
+        watch = {} if quiet or as_json else {"watch": ProgressPrinter()}
+        return run_scene(scene, output=output, **arguments, **watch)
+
+    outcomes = []
+    for task in chosen.assignments:
+        outcome = attempt(task, map_scene)
+        outcomes.append(outcome)
+        if isinstance(outcome, Failure):
+            error = outcome.error
+            if error.exit_code in _RESUMABLE and is_begun(task.scene, task.output):
                 error.add_note(f"resume with: {command_line()}")
-            raise
-        reports.append(report.to_dict())
-        warn(report.warnings)
-        if not as_json:
-            click.echo(_text(report))
+            if chosen.single:
+                raise error
+        else:
+            warn(outcome.warnings)
+            if not as_json:
+                click.echo(_text(outcome))
     if as_json:
-        print_json(reports[0] if len(reports) == 1 else {"runs": reports})
+        print_json(outcomes[0].to_dict() if chosen.single else to_dict(outcomes))
+    if not chosen.single:
+        _conclude(outcomes)
+
+
+def _refuse_one_file(arguments: dict[str, Any]) -> None:
+    for name in _ONE_FILE:
+        if arguments.get(name):
+            raise click.UsageError(
+                f"--{name} names one file and there are several scenes; leave it out"
+            )
+
+
+def _conclude(outcomes: Sequence[Outcome]) -> None:
+    """Says what became of each scene; ends with the exit code of the first that failed."""
+    from segpipe.workflows.scenes import Failure, summary
+
+    for outcome in outcomes:
+        click.echo(f"segpipe: {summary(outcome)}", err=True)
+    errors = [outcome.error for outcome in outcomes if isinstance(outcome, Failure)]
+    for note in dict.fromkeys(note for error in errors for note in getattr(error, "__notes__", ())):
+        click.echo(f"segpipe: {note}", err=True)
+    if errors:
+        click.get_current_context().exit(errors[0].exit_code)
 
 
 def _text(found: Report) -> str:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # --help needn't wait for torch
 @options.device
 @options.precision
 @options.engine
+@options.method
 @click.option(
     "--windows",
     type=click.IntRange(1),
