@@ -121,6 +121,21 @@ def test_a_begun_run_does_not_go_on_with_the_other_method(code: str, tmp_path: P
     assert {**one, "options": {}} == {**other, "options": {}}
 
 
+def test_a_sliding_window_s_map_is_verified_by_a_sliding_window(
+    code: str, tmp_path: Path, segpipe: Command
+) -> None:
+    scene = toys.write_scene(tmp_path / "scene.tif", toys.landscape(60, 70))
+    card = ("--bands", "red,green,blue", "--mean", "500,500,500", "--std", "300,300,300")
+    made = segpipe("convert", f"{code}:padded", "-o", "model", "--side", str(SIDE), *card)
+    assert made.code == 0, made.err
+    by_crops = ("-m", "model", "--method", "sliding-window")
+    output = tmp_path / "map.tif"
+    assert segpipe("run", scene, *by_crops, "--precision", "fp32", "-o", output).code == 0
+    assert segpipe("verify", scene, output, *by_crops, "--precision", "fp32").code == 0
+    # A padded classifier's crops see zeros that the one pass doesn't.
+    assert segpipe("verify", scene, output, "-m", "model", "--precision", "fp32").code == 10
+
+
 def test_other_models_have_no_crops(tiny_model: Path, tmp_path: Path, segpipe: Command) -> None:
     scene = toys.write_scene(tmp_path / "scene.tif", toys.landscape(60, 70))
     found = segpipe("run", scene, "-m", tiny_model, "--method", "sliding-window")
