@@ -41,13 +41,18 @@ _FAILURES = (OSError, ValueError, TypeError, KeyError, RuntimeError, AttributeEr
 Array = zarr.Array[Any]
 
 
+def is_zarr(path: Path) -> bool:
+    """Whether this folder is a Zarr store, be it a scene or not."""
+    return any((path / name).is_file() for name in _METADATA)
+
+
 def open_zarr(path: Path) -> Contents:
     """What the Zarr store at `path` holds.
 
     Raises:
         InputRefusedError: it isn't Zarr, or no scene can be told in it.
     """
-    if not any((path / name).is_file() for name in _METADATA):
+    if not is_zarr(path):
         raise InputRefusedError(
             f"{path}: a folder that isn't Zarr (no zarr.json, .zgroup or .zarray in it); "
             f"name the raster file itself"
