@@ -109,8 +109,7 @@ def _areas(found: Regions, above: NDArray[np.float64]) -> NDArray[np.float64]:
     """Green's theorem: each horizontal edge takes what is above it from, or adds it to, the sum."""
     lengths = np.diff(found.column)[::2]
     signed = np.where(found.kind[::2] & 1, -lengths, lengths) * above[found.row[::2]]
-    areas: NDArray[np.float64] = np.bincount(found.region[::2], signed, len(found.values))
-    return areas
+    return np.asarray(np.bincount(found.region[::2], signed, len(found.values)), np.float64)
 
 
 def _rings(found: Regions, *, clockwise: bool) -> _Rings:

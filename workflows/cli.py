@@ -14,6 +14,7 @@ from segpipe.pipeline.errors import PipelineError, StorageError
 from segpipe.workflows.commands.bench import bench
 from segpipe.workflows.commands.convert import convert
 from segpipe.workflows.commands.evaluate import evaluate
+from segpipe.workflows.commands.export import export
 from segpipe.workflows.commands.inspect import inspect
 from segpipe.workflows.commands.model import model
 from segpipe.workflows.commands.models import models
@@ -42,7 +43,7 @@ def cli() -> None:
     """  # noqa: D301 - \b is click's mark for lines that stay as they are
 
 
-for command in (run, plan, inspect, model, models, verify, train, evaluate, convert, bench):
+for command in (run, plan, inspect, model, models, verify, train, evaluate, convert, export, bench):
     cli.add_command(command)
 
 

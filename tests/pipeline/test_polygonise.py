@@ -44,10 +44,15 @@ class Memory:
         return {}
 
 
+def over(pixels: NDArray[Any], transform: Affine) -> Grid:
+    height, width = pixels.shape
+    return grid(height, width, transform)
+
+
 def scene(pixels: NDArray[Any], where: Grid | None = None) -> Scene:
     return Scene(
         path="map",
-        grid=where or grid(*pixels.shape, PIXELS),
+        grid=where or over(pixels, PIXELS),
         dtype=pixels.dtype.name,
         band_indexes=(1,),
         band_names=("classes",),
@@ -108,7 +113,7 @@ CHAINED = np.array([[1, 1, 1, 1], [1, 0, 1, 1], [1, 1, 0, 1], [1, 1, 1, 1]], np.
 def test_strips_give_what_gdal_gives_for_the_whole(
     labels: NDArray[np.uint8], rows: int, transform: Affine
 ) -> None:
-    found = polygons(scene(labels, grid(*labels.shape, transform)), rows)
+    found = polygons(scene(labels, over(labels, transform)), rows)
     assert Counter(normal(*each) for each in found) == by_gdal(labels, transform)
     shapes = [shape for _, shape in found]
     assert all(shape.is_valid and shape.exterior.is_ccw for shape in shapes)

@@ -1,0 +1,163 @@
+"""Polygons of maps, from the command line: what they hold, and what is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyogrio
+import pytest
+import rasterio
+import rasterio.features
+import shapely
+from numpy.typing import NDArray
+
+from segpipe.workflows.run import run
+from tests import toys
+from tests.workflows.conftest import Command, write_scene
+
+PIXEL = 30.0**2
+
+
+def read(path: Path) -> tuple[NDArray[np.object_], dict[str, list[Any]]]:
+    facts, _, shapes, columns = pyogrio.raw.read(path)
+    return shapely.from_wkb(shapes), {
+        name: column.tolist() for name, column in zip(facts["fields"], columns, strict=True)
+    }
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    """A map by somebody else: values without names."""
+    labels = np.zeros((1, 30, 40), np.uint8)
+    labels[0, :, :10], labels[0, 5, 20], labels[0, 10:20, 30:], labels[0, 25:] = 4, 4, 9, 255
+    return write_scene(tmp_path / "plain.tif", labels, nodata=255)
+
+
+@pytest.fixture(scope="module")
+def named(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A map by segpipe."""
+    folder = tmp_path_factory.mktemp("map")
+    scene = toys.write_scene(folder / "scene.tif", toys.landscape(300, 400))
+    return run(scene, model=toys.small(), output=folder / "map.tif", tile=256).output
+
+
+@pytest.mark.parametrize("suffix", [".gpkg", ".fgb"])
+def test_the_polygons_are_the_map(
+    segpipe: Command, named: Path, tmp_path: Path, suffix: str
+) -> None:
+    done = segpipe("export", named, "-o", tmp_path / f"areas{suffix}", "--json")
+    assert (done.code, done.err) == (0, "")
+    shapes, columns = read(tmp_path / f"areas{suffix}")
+    assert shapely.coverage_is_valid(shapes)
+    with rasterio.open(named) as file:
+        labels, transform = file.read(1), file.transform
+        burnt = rasterio.features.rasterize(
+            zip(shapes, columns["value"], strict=True),
+            out_shape=labels.shape,
+            transform=transform,
+            fill=255,
+            dtype="uint8",
+        )
+    np.testing.assert_array_equal(burnt, labels)
+    told = json.loads(done.out)
+    assert told["polygons"] == len(shapes)
+    for name, total in told["classes"].items():
+        here = np.array(columns["value"]) == total["value"]
+        assert {columns["class"][index] for index in np.flatnonzero(here)} == {name}
+        area = np.count_nonzero(labels == total["value"]) * 28.5**2
+        assert np.array(columns["area_m2"])[here].sum() == pytest.approx(area, rel=1e-9)
+        assert total["area_m2"] == pytest.approx(area, rel=1e-9)
+        assert total["polygons"] == here.sum()
+        assert total["left_out"] == {"polygons": 0, "area_m2": 0}
+    assert {f"class {value}" for value in np.unique(labels) if value != 255} == told[
+        "classes"
+    ].keys()
+
+
+def test_a_zarr_gives_the_same(segpipe: Command, named: Path, tmp_path: Path) -> None:
+    scene = named.with_name("scene.tif")
+    store = run(scene, model=toys.small(), output=tmp_path / "map.zarr", tile=256).output
+    for source, output in ((named, "a.gpkg"), (store, "b.gpkg")):
+        assert segpipe("export", source, "-o", tmp_path / output).code == 0
+    first, second = read(tmp_path / "a.gpkg"), read(tmp_path / "b.gpkg")
+    assert shapely.equals(first[0], second[0]).all()
+    assert first[1] == second[1]
+
+
+def test_small_ones_are_left_out_and_told(segpipe: Command, plain: Path, tmp_path: Path) -> None:
+    whole = segpipe("export", plain, "-o", tmp_path / "whole.gpkg", "--json")
+    assert {
+        name: total["polygons"] for name, total in json.loads(whole.out)["classes"].items()
+    } == {
+        "0": 1,
+        "4": 2,
+        "9": 1,
+    }
+    done = segpipe("export", plain, "-o", tmp_path / "a.gpkg", "--min-area", "901", "--json")
+    told = json.loads(done.out)["classes"]["4"]
+    assert told == {
+        "value": 4,
+        "polygons": 1,
+        "area_m2": 250 * PIXEL,
+        "left_out": {"polygons": 1, "area_m2": PIXEL},
+    }
+    assert sorted(read(tmp_path / "a.gpkg")[1]["value"]) == [0, 4, 9]
+    exactly = segpipe("export", plain, "-o", tmp_path / "b.gpkg", "--min-area", "900", "--json")
+    assert json.loads(exactly.out)["polygons"] == 4
+    shown = segpipe("export", plain, "-o", tmp_path / "c.gpkg", "--min-area", "901")
+    assert "1 of 0.00 km2" in shown.out
+    assert "c.gpkg: 3 polygons" in shown.out
+
+
+def test_without_a_crs_there_are_no_areas(segpipe: Command, tmp_path: Path) -> None:
+    labels = np.ones((1, 4, 4), np.uint8)
+    source = write_scene(tmp_path / "map.tif", labels, crs=None, nodata=255)
+    done = segpipe("export", source, "-o", tmp_path / "a.fgb", "--json")
+    assert done.code == 0
+    assert json.loads(done.out)["classes"]["1"]["area_m2"] is None
+    assert np.isnan(read(tmp_path / "a.fgb")[1]["area_m2"][0])
+    done = segpipe("export", source, "-o", tmp_path / "b.fgb", "--min-area", "5")
+    assert done.code == 2
+    assert "has no crs that gives areas; leave out --min-area" in done.err
+
+
+def test_what_is_refused_is_one_line(segpipe: Command, plain: Path, tmp_path: Path) -> None:
+    def refused(source: Path, output: Path, *words: str) -> tuple[int, str]:
+        before = sorted(tmp_path.rglob("*"))
+        done = segpipe("export", source, "-o", output, *words)
+        assert len(done.lines) == 1
+        assert done.out == ""
+        assert sorted(tmp_path.rglob("*")) == before
+        return done.code, done.err
+
+    code, text = refused(plain, tmp_path / "areas.shp")
+    assert (code, "polygons are written here as .gpkg, .fgb" in text) == (2, True)
+    code, text = refused(tmp_path / "missing.tif", tmp_path / "a.gpkg")
+    assert (code, "doesn't exist" in text) == (3, True)
+    code, text = refused(plain, tmp_path / "nowhere" / "a.gpkg")
+    assert (code, "No such file or directory; make the folder" in text) == (7, True)
+    code, text = refused(plain, tmp_path / "a.gpkg", "--min-area", "nan")
+    assert (code, "square metres" in text) == (2, True)
+    floats = write_scene(tmp_path / "floats.tif", np.ones((1, 4, 4), np.float32))
+    code, text = refused(floats, tmp_path / "a.gpkg")
+    assert (code, "holds float32, expected whole numbers" in text) == (3, True)
+    assert segpipe("export", plain, "-o", tmp_path / "a.gpkg").code == 0
+    code, text = refused(plain, tmp_path / "a.gpkg")
+    assert (code, "exists; choose another name, or replace it with --overwrite" in text) == (
+        5,
+        True,
+    )
+    assert segpipe("export", plain, "-o", tmp_path / "a.gpkg", "--overwrite").code == 0
+
+
+def test_a_damaged_map_leaves_nothing(segpipe: Command, plain: Path, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 5, (1, 600, 600), np.uint8)
+    source = write_scene(tmp_path / "map.tif", noise, compress="deflate", tiled=True)
+    with source.open("r+b") as file:
+        file.seek(-2000, 2)
+        file.write(bytes(1000))
+    done = segpipe("export", source, "-o", tmp_path / "a.gpkg")
+    assert (done.code, len(done.lines)) == (6, 1)
+    assert "the file is damaged" in done.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["map.tif", "plain.tif"]
