@@ -136,7 +136,7 @@ pre {
   vector-effect: non-scaling-stroke;
 }
 footer { color: var(--soft); font-size: .875rem; margin-top: 2rem; }
-@media (max-width: 48rem) {
+@media screen and (max-width: 48rem) {
   .wrap { padding: 1.25rem .8rem 3rem; }
   section { padding: 1rem .9rem; }
   .figures { grid-template-columns: 1fr 1fr; }
@@ -154,14 +154,17 @@ footer { color: var(--soft); font-size: .875rem; margin-top: 2rem; }
     --good: #1c6b3a; --good-back: #e3f2e6; --warn: #7d4300; --warn-back: #fdecd2;
     --bar: #0b5f7a; --code: #f3f3f3;
   }
-  body { font-size: 10pt; }
+  body { font-size: 9pt; }
+  th, td { padding-top: .22rem; padding-bottom: .22rem; }
+  tfoot { display: table-row-group; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
   .wrap { max-width: none; padding: 0; }
   section { border: 0; padding: 0; margin: 1.6rem 0; }
   .columns { display: block; }
   .pictures { grid-template-columns: 1fr 1fr; }
-  .pictures, .figures, tr, pre, svg, h2 { break-inside: avoid; }
-  h2 { break-after: avoid; }
+  .view, .figures, .scroll, tr, pre, svg, #measured { break-inside: avoid; }
+  h2, h3 { break-after: avoid; }
+  .tiling { max-width: 12rem; }
 }
 """
 
