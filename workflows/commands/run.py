@@ -86,8 +86,9 @@ def run(scenes: tuple[str, ...], as_json: bool, quiet: bool, **arguments: Any) -
         arguments["model"] = find(arguments["model"], arguments["trust_model"])
 
     def map_scene(scene: str, output: Path | None) -> Report:
-        watch = {} if quiet or as_json else {"watch": ProgressPrinter()}
-        return run_scene(scene, output=output, **arguments, **watch)
+        if not (quiet or as_json):
+            arguments["watch"] = ProgressPrinter()
+        return run_scene(scene, output=output, **arguments)
 
     outcomes = []
     for task in chosen.assignments:
