@@ -522,8 +522,8 @@ def _provenance(report: Report, ready: Preparation, fields: Fields) -> Html:
         "bands of the scene": ", ".join(ready.scene.band_names),
         "grid": f"{ready.plan.grid.width:,} x {ready.plan.grid.height:,} pixels, "
         f"transform {', '.join(f'{number:.10g}' for number in ready.plan.grid.transform)}",
-        "computed by": f"{engine.name} {engine.version} on {engine.device} in "
-        f"{engine.precision}, {engine.threads} threads",
+        "computed by": " ".join(filter(None, (engine.name, engine.version)))
+        + f" on {engine.device} in {engine.precision}, {engine.threads} threads",
         "with": ", ".join(f"{name} {version(name)}" for name in _LIBRARIES)
         + f", GDAL {rasterio.__gdal_version__}, Python {platform.python_version()}",
     }

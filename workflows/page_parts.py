@@ -91,7 +91,7 @@ figure { margin: 0; }
   }
 }
 :focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; }
-.scroll { overflow-x: auto; }
+.scroll { overflow-x: auto; position: relative; }
 table { border-collapse: collapse; width: 100%; font-size: .9375rem; }
 caption { text-align: left; color: var(--soft); font-size: .875rem; padding-bottom: .4rem; }
 th, td {
@@ -101,7 +101,7 @@ th, td {
 th:first-child, td:first-child { padding-left: 0; }
 th:last-child, td:last-child { padding-right: 0; }
 thead th { color: var(--soft); font-size: .8125rem; font-weight: 600; vertical-align: bottom; }
-tbody th { font-weight: 500; overflow-wrap: break-word; }
+tbody th { font-weight: 500; min-width: 6.5rem; overflow-wrap: anywhere; }
 tbody tr:last-child > * { border-bottom: 0; }
 tfoot > tr > * { font-weight: 600; border-bottom: 0; border-top: 2px solid var(--line); }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }

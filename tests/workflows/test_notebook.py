@@ -14,6 +14,7 @@ import rasterio
 import rioxarray
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from xarray import DataArray
 
 from segpipe.workflows.errors import OptionError
 from segpipe.workflows.report import Report
@@ -53,6 +54,7 @@ def expected(scene: Path, folder: Path) -> Path:
 def test_it_opens_as_rioxarray_opens_it(report: Report, expected: Path) -> None:
     found = report.open()
     reference = rioxarray.open_rasterio(expected)
+    assert isinstance(reference, DataArray)
     assert found.dims == ("y", "x")
     assert found.dtype == np.uint8
     assert np.array_equal(found.to_numpy(), reference.to_numpy()[0])
@@ -79,7 +81,7 @@ def test_it_plots_the_map_in_its_colours(report: Report, expected: Path) -> None
         labels, bounds = file.read(1), file.bounds
     colors = np.array(report.legend.palette, np.uint8)[labels]
     assert np.array_equal(np.asarray(image.get_array()), colors)
-    assert image.get_extent() == [bounds.left, bounds.right, bounds.bottom, bounds.top]
+    assert tuple(image.get_extent()) == (bounds.left, bounds.right, bounds.bottom, bounds.top)
     legend = axes.get_legend()
     assert legend is not None
     shown = {
