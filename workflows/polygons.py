@@ -97,8 +97,7 @@ def write_polygons(
         CorruptInputError: pixels can't be read.
         StorageError: the disk refuses.
     """
-    place = Path(output)
-    check_output(place, overwrite=overwrite)
+    place = polygon_target(output, overwrite=overwrite)
     labels = open_labels(Path(map))
     if not (math.isfinite(min_area) and min_area >= 0):
         raise OptionError(f"the least area is a number of square metres, got {min_area:g}")
@@ -111,17 +110,19 @@ def write_polygons(
     return PolygonFile(place, Path(map), tally.totals())
 
 
-def check_output(path: Path, *, overwrite: bool) -> None:
-    """Nothing, where polygons can be put under this name.
+def polygon_target(path: str | Path, *, overwrite: bool) -> Path:
+    """Where polygons are written, absolute.
 
     Raises:
         OptionError: its ending is of no format that is written.
         FingerprintMismatchError: there is such a file, and it mustn't be replaced.
         StorageError: the folder can't be written to.
     """
-    if path.suffix.lower() not in suffixes():
-        raise OptionError(f"polygons are written here as {', '.join(suffixes())}, got {path.name}")
-    check_destination(path, overwrite=overwrite)
+    place = Path(path).absolute()
+    if place.suffix.lower() not in suffixes():
+        raise OptionError(f"polygons are written here as {', '.join(suffixes())}, got {place.name}")
+    check_destination(place, overwrite=overwrite)
+    return place
 
 
 class _Tally:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from xarray import DataArray
 
+    from segpipe.workflows.polygons import PolygonFile
+
 
 @dataclass(frozen=True, slots=True)
 class ClassTotal:
@@ -67,6 +69,7 @@ class Report:
     seconds: Seconds
     peak_rss_bytes: int
     warnings: tuple[str, ...]
+    polygons: PolygonFile | None = None
 
     @property
     def valid_pixels(self) -> int:
@@ -110,6 +113,7 @@ class Report:
             "megapixels_per_second": self.megapixels_per_second,
             "peak_rss_bytes": self.peak_rss_bytes,
             "warnings": list(self.warnings),
+            "polygons": self.polygons.to_dict() if self.polygons else None,
         }
 
     def open(self) -> DataArray:

@@ -21,6 +21,7 @@ from segpipe.workflows.catalogue import Model, find
 from segpipe.workflows.errors import OptionError
 from segpipe.workflows.page import Origin, page_target, write_page
 from segpipe.workflows.plan import THREADS, Method, Preparation, prepare, target
+from segpipe.workflows.polygons import polygon_target, write_polygons
 from segpipe.workflows.report import ClassTotal, Report, Seconds
 from segpipe.workflows.resident import Resident, decide_engine
 from segpipe.workflows.stages import Progress, Run, Watcher, create_store, fingerprint_of
@@ -55,6 +56,7 @@ def run(
     overwrite: bool = False,
     new_run: bool = False,
     report: str | Path | None = None,
+    polygons: str | Path | None = None,
     watch: Watcher = _unwatched,
 ) -> Report:
     """Maps a scene and publishes the map; a run that was stopped goes on where it was.
@@ -88,6 +90,7 @@ def run(
         overwrite: replace an output that is there.
         new_run: throw away an unfinished run for this output.
         report: a page about the run, ending in `.html`, that shows scene and map.
+        polygons: a vector file of the map's classes, ending in `.gpkg` or `.fgb`.
         watch: is told of every tile.
 
     Raises:
@@ -112,6 +115,8 @@ def run(
     _refuse_target(ready)
     resumed = bool(staged_beside(ready.output))
     target_page = page_target(report, overwrite=overwrite or resumed)
+    if polygons is not None:
+        polygons = polygon_target(polygons, overwrite=overwrite or resumed)
     if not resumed:
         _refuse_existing(ready.output, overwrite)
     with _workers(ready, scheduler, scheduler_file, workers) as runner:
@@ -125,11 +130,14 @@ def run(
             if not begun.is_published:
                 _refuse_existing(ready.output, overwrite)
                 page_target(report, overwrite=overwrite)
+                if polygons is not None:
+                    polygon_target(polygons, overwrite=overwrite)
                 tally = Tally.of(begun.map_missing(watch))
                 seam = begun.check_seam()
             counts = total(begun.receipts(), ready.legend.values)
             mapped = time.perf_counter()
             begun.publish(counts, style=style, overwrite=overwrite)
+            areas = write_polygons(ready.output, polygons, overwrite=True) if polygons else None
             end = time.perf_counter()
             made = Report(
                 output=ready.output,
@@ -155,6 +163,7 @@ def run(
                 seconds=Seconds(end - start, tally.read, tally.predict, tally.write, end - mapped),
                 peak_rss_bytes=tally.peak_rss,
                 warnings=(*ready.scene.warnings, *_instead(ready, chosen, engine)),
+                polygons=areas,
             )
             if target_page is not None:
                 write_page(target_page, made, ready, fields, origin)

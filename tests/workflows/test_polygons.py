@@ -12,6 +12,9 @@ import rasterio.features
 import shapely
 from numpy.typing import NDArray
 
+from segpipe.pipeline.errors import FingerprintMismatchError, StorageError
+from segpipe.workflows.errors import OptionError
+from segpipe.workflows.polygons import write_polygons
 from segpipe.workflows.run import run
 from tests import toys
 from tests.workflows.conftest import Command, write_scene
@@ -38,7 +41,7 @@ def plain(tmp_path: Path) -> Path:
 def named(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A map by segpipe."""
     folder = tmp_path_factory.mktemp("map")
-    scene = toys.write_scene(folder / "scene.tif", toys.landscape(300, 400))
+    scene = toys.write_scene(folder / "scene.tif", toys.landscape(130, 150))
     return run(scene, model=toys.small(), output=folder / "map.tif", tile=256).output
 
 
@@ -161,3 +164,66 @@ def test_a_damaged_map_leaves_nothing(segpipe: Command, plain: Path, tmp_path: P
     assert (done.code, len(done.lines)) == (6, 1)
     assert "the file is damaged" in done.err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["map.tif", "plain.tif"]
+
+
+def options(folder: Path) -> dict[str, Any]:
+    return {"model": toys.small(), "output": folder / "map.tif", "polygons": folder / "areas.gpkg"}
+
+
+def test_a_run_makes_them_of_the_published_map(named: Path, tmp_path: Path) -> None:
+    scene = named.with_name("scene.tif")
+    report = run(scene, **options(tmp_path))
+    assert report.polygons is not None
+    assert report.to_dict()["polygons"] == report.polygons.to_dict()
+    exported = write_polygons(report.output, tmp_path / "again.gpkg")
+    assert exported.classes == report.polygons.classes
+    assert (tmp_path / "again.gpkg").read_bytes() == (tmp_path / "areas.gpkg").read_bytes()
+    for name, total in report.polygons.classes.items():
+        assert total.area_m2 == pytest.approx(report.classes[name].area_m2, rel=1e-9)
+
+
+def test_what_cant_be_written_is_refused_before_any_work(named: Path, tmp_path: Path) -> None:
+    scene = named.with_name("scene.tif")
+    (tmp_path / "areas.gpkg").write_text("precious")
+    with pytest.raises(FingerprintMismatchError, match="exists; choose another name, or replace"):
+        run(scene, **options(tmp_path))
+    with pytest.raises(OptionError, match="polygons are written here as"):
+        run(scene, **options(tmp_path) | {"polygons": tmp_path / "areas.tif"})
+    assert [path.name for path in tmp_path.iterdir()] == ["areas.gpkg"]
+    report = run(scene, **options(tmp_path), overwrite=True)
+    assert report.polygons is not None
+    assert len(read(tmp_path / "areas.gpkg")[0]) == report.polygons.polygons
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_run_that_stopped_at_its_polygons_goes_on_there(
+    named: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bool
+) -> None:
+    scene, whole = named.with_name("scene.tif"), write_polygons
+
+    def stopped(*arguments: Any, **words: Any) -> None:
+        if not before:
+            whole(*arguments, **words)
+        raise StorageError("no space")
+
+    monkeypatch.setattr("segpipe.workflows.run.write_polygons", stopped)
+    with pytest.raises(StorageError):
+        run(scene, **options(tmp_path))
+    made = (tmp_path / "map.tif").stat().st_mtime_ns
+    monkeypatch.undo()
+    report = run(scene, **options(tmp_path))
+    assert report.tiles_resumed == report.tiles
+    assert (tmp_path / "map.tif").stat().st_mtime_ns == made
+    assert report.polygons is not None
+    assert len(read(tmp_path / "areas.gpkg")[0]) == report.polygons.polygons
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_the_command_makes_them_too(
+    segpipe: Command, named: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    scene = named.with_name("scene.tif")
+    done = segpipe("run", scene, "-m", tiny_model, "-o", "m.tif", "--polygons", "a.fgb", "--quiet")
+    assert done.code == 0
+    count = len(read(tmp_path / "a.fgb")[0])
+    assert f"{count:,} polygons in {tmp_path / 'a.fgb'}" in done.out

@@ -51,6 +51,12 @@ _ONE_FILE = ("report", "polygons", "stac")
     type=click.Path(path_type=Path),
     help="Write a page about the run: scene and map side by side, areas, model, provenance.",
 )
+@click.option(
+    "--polygons",
+    metavar="OUT.gpkg|.fgb",
+    type=click.Path(path_type=Path),
+    help="Write the map as polygons too, as `segpipe export` does.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace an output that is there.")
 @click.option("--new-run", is_flag=True, help="Throw away an unfinished run for this output.")
 @options.as_json
@@ -68,6 +74,7 @@ def run(scenes: tuple[str, ...], as_json: bool, quiet: bool, **arguments: Any) -
     segpipe run scene.tif -o map.tif
     segpipe run scene.tif -m my-model --bands 4,3,2 -o map.zarr
     segpipe run scene.tif --aoi county.gpkg
+    segpipe run scene.tif --polygons areas.gpkg
     segpipe run 'scenes/*.tif' -o maps
     segpipe run scene.tif --scheduler tcp://10.0.0.1:8786 -o /shared/map.tif
     """  # noqa: D301
@@ -151,4 +158,7 @@ def _text(found: Report) -> str:
         rows.append((str(count.value), name, f"{count.pixels:,}", f"{share:.1%}", area))
     missing = found.pixels - found.valid_pixels
     rows.append(("255", "(no data)", f"{missing:,}", "", ""))
-    return "\n".join([*lines, texts.table(rows)])
+    text = "\n".join([*lines, texts.table(rows)])
+    if found.polygons is None:
+        return text
+    return f"{text}\n\n  {found.polygons.polygons:,} polygons in {found.polygons.output}"
