@@ -80,12 +80,9 @@ def batch(words: Sequence[str], output: Path | None) -> Batch:
     # A scene that two globs match is one scene.
     scenes = tuple(dict.fromkeys(scene for word in words for scene in _expanded(word, warnings)))
     single = scenes == tuple(words) and len(scenes) == 1
-    if into:
-        outputs = [into / target(scene, None).name for scene in scenes]
-    elif output and not single:
+    if output and not into and not single:
         raise OptionError(_one_output(output))
-    else:
-        outputs = [output] * len(scenes)
+    outputs = [into / target(scene, None).name if into else output for scene in scenes]
     _check_names(scenes, outputs)
     return Batch(tuple(map(Assignment, scenes, outputs)), single, tuple(warnings))
 

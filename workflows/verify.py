@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from segpipe.models.card import NODATA
 from segpipe.models.engine import Engine, Precision
 from segpipe.pipeline.aoi import Selection
 from segpipe.pipeline.errors import InputRefusedError, VerificationError
@@ -26,12 +27,13 @@ _GPU_TOLERANCE = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What was compared and what differed."""
+    """What was compared and what differed; `absent` of what differs is nodata in the map."""
 
     output: Path
     windows: int
     pixels: int
     differing: int
+    absent: int
     tolerance: float
     first: str | None
 
@@ -51,10 +53,13 @@ class Verification:
             VerificationError: it doesn't.
         """
         if not self.holds:
+            remedy = "map the scene again with --overwrite"
+            if self.absent == self.differing:
+                remedy = "all of them are nodata, so name the --aoi if the map has one"
             raise VerificationError(
                 f"{self.differing} of {self.pixels} labels of {self.output} aren't what the "
                 f"network says, the first around {self.first}; at most "
-                f"{self.tolerance:.1%} may differ: map the scene again with --overwrite"
+                f"{self.tolerance:.1%} may differ: {remedy}"
             )
 
 
@@ -117,12 +122,13 @@ def verify(
     cores = list(_drawn(ready.selection, windows, seed))
     compare = partial(_count, ready.scene, labels, ready.selection, chosen)
     counts = list(local.map(compare, cores))
-    wrong = next((core for core, count in zip(cores, counts, strict=True) if count), None)
+    wrong = next((core for core, (count, _) in zip(cores, counts, strict=True) if count), None)
     return Verification(
         output=Path(output),
         windows=len(cores),
         pixels=sum(core.pixels for core in cores),
-        differing=sum(counts),
+        differing=sum(differing for differing, _ in counts),
+        absent=sum(absent for _, absent in counts),
         tolerance=allowed,
         first=None if wrong is None else f"row {wrong.top}, column {wrong.left}",
     )
@@ -145,8 +151,10 @@ def _count(
     engine: Engine,
     resident: Resident,
     core: Window,
-) -> int:
-    stored, _ = labels.read(core)
+) -> tuple[int, int]:
+    """How many labels of a window differ, and how many of these are nodata in the map."""
+    (stored,), _ = labels.read(core)
     wanted = selection.wanted(core)
     expected = recompute(scene, selection.plan, engine, resident, core, wanted)
-    return int(np.count_nonzero(stored[0] != expected))
+    differs = stored != expected
+    return int(np.count_nonzero(differs)), int(np.count_nonzero(differs & (stored == NODATA)))

@@ -246,7 +246,7 @@ def test_a_map_is_verified_inside_and_is_nodata_outside(
     forgery = verify(
         scene, tmp_path / "forged.tif", model=model, aoi=aoi, precision="fp32", windows=None
     )
-    assert (forgery.differing, forgery.first) == (1, "row 0, column 0")
+    assert (forgery.differing, forgery.absent, forgery.first) == (1, 0, "row 0, column 0")
 
 
 def test_the_commands_take_it(
@@ -259,7 +259,9 @@ def test_the_commands_take_it(
     assert 0 < made["valid_pixels"] <= made["aoi_pixels"] < made["pixels"]
     checked = ("verify", scene, "map.tif", "-m", tiny_model, "--precision", "fp32", "--all")
     assert segpipe(*checked, "--aoi", aoi).code == 0
-    assert segpipe(*checked).code == 10
+    without = segpipe(*checked)
+    assert without.code == 10
+    assert "name the --aoi" in without.lines[-1]
 
 
 @pytest.mark.filterwarnings("ignore:'crs' was not provided")
