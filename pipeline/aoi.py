@@ -114,8 +114,8 @@ class Selection:
 
     @property
     def share(self) -> float:
-        """Wanted pixels over pixels of the scene."""
-        return self.pixels / self.plan.grid.pixels
+        """Tiles that are mapped over tiles of the plan."""
+        return len(self) / len(self.plan)
 
     @property
     def extra_work(self) -> float:

@@ -85,7 +85,7 @@ def test_a_selection_is_what_gdal_burns(
         assert made[tile.core.slices].any()
     np.testing.assert_array_equal(made, expected)
     assert selection.pixels == expected.sum()
-    assert len(selection) == len(list(selection.tiles()))
+    assert len(selection) == len(list(selection.tiles())) == selection.share * len(plan(side))
     computed = sum(plan(side).read_shape[0] * plan(side).read_shape[1] for _ in selection.tiles())
     assert selection.extra_work == pytest.approx(computed / expected.sum())
 

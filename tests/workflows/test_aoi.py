@@ -257,7 +257,7 @@ def test_the_commands_take_it(
     made = json.loads(segpipe("run", *words, "-o", "map.tif", "--json").out)
     assert planned["tiles"] == made["tiles"] < 12
     assert 0 < made["valid_pixels"] <= made["aoi_pixels"] < made["pixels"]
-    checked = ("verify", scene, "map.tif", "-m", tiny_model, "--precision", "fp32", "--all")
+    checked = ("verify", scene, "map.tif", "-m", tiny_model, "--precision", "fp32")
     assert segpipe(*checked, "--aoi", aoi).code == 0
     without = segpipe(*checked)
     assert without.code == 10
