@@ -13,15 +13,20 @@ def class_names(path: str | Path) -> dict[int, str]:
     Args:
         path: a raster file, or a folder that is Zarr.
     """
-    place = Path(path)
-    if place.is_dir():
-        sidecars = [place / name for name in _SIDECARS]
-    else:
-        sidecars = [place.with_name(f"{place.name}.aux.xml")]
-    for sidecar in filter(Path.is_file, sidecars):
+    for sidecar in side_cars(path):
         if names := _categories(sidecar):
             return names
     return {}
+
+
+def side_cars(path: str | Path) -> list[Path]:
+    """The files that GDAL keeps beside a raster, or in a folder that is Zarr."""
+    place = Path(path)
+    if place.is_dir():
+        found = [place / name for name in _SIDECARS]
+    else:
+        found = [place.with_name(f"{place.name}.aux.xml")]
+    return list(filter(Path.is_file, found))
 
 
 def _categories(sidecar: Path) -> dict[int, str]:

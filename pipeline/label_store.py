@@ -176,7 +176,12 @@ def create(
     root = zarr.create_group(
         memory,
         zarr_format=zarr_format,
-        attributes={"Conventions": "CF-1.11", "title": legend.title, **attributes},
+        # Sorted, as the tags of a GeoTIFF are: a map that was one is the same store again.
+        attributes={
+            "Conventions": "CF-1.11",
+            "title": legend.title,
+            **dict(sorted(attributes.items())),
+        },
     )
     _add_labels(root, grid, legend, side, zarr_format)
     _add_georeference(root, grid, zarr_format)

@@ -79,6 +79,7 @@ def _publish(staged: Path, output: Path, side_cars: Mapping[Path, bytes], overwr
     try:
         _set_aside(output, side_cars, replaced)
         for path, data in side_cars.items():
+            storage.sweep_beside(path)
             storage.write(path, data)
         storage.sync_folder(output.parent)
         storage.rename(staged, output)

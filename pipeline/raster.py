@@ -114,6 +114,16 @@ def open_raster(path: Path) -> Contents:
         )
 
 
+def read_tags(path: Path) -> dict[str, str]:
+    """What the file at `path` says of itself, by name.
+
+    Raises:
+        InputRefusedError: it can't be opened.
+    """
+    with _refusing(path), _opened(_Vetting().vet(path), sniff(path)) as dataset:
+        return dict(dataset.tags())
+
+
 @dataclass(frozen=True, slots=True)
 class RasterSource:
     """A raster file, opened once a thread.

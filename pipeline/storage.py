@@ -6,6 +6,7 @@ replace `step` to stop, kill or fail a run before any of them.
 
 import contextlib
 import errno
+import glob
 import os
 import shutil
 import uuid
@@ -109,6 +110,13 @@ def sweep(folder: Path) -> None:
     """Removes what writers that were killed left half-written under a folder."""
     with reported("clean", folder):
         for partial in folder.rglob(f".*{_PARTIAL}"):
+            partial.unlink(missing_ok=True)
+
+
+def sweep_beside(path: Path) -> None:
+    """Removes what writers of this one file that were killed left beside it."""
+    with reported("clean", path.parent):
+        for partial in path.parent.glob(f".{glob.escape(path.name)}.*{_PARTIAL}"):
             partial.unlink(missing_ok=True)
 
 

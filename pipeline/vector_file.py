@@ -142,7 +142,7 @@ def _write(path: Path, crs: str | None, features: Features, *, append: bool) -> 
 
 def _copy(plain: Path, finished: Path, crs: str | None) -> None:
     driver = _DRIVERS[finished.suffix.lower()]
-    with pyogrio.raw.open_arrow(plain, LAYER) as (facts, stream):
+    with pyogrio.raw.open_arrow(plain, layer=LAYER) as (facts, stream):
         pyogrio.raw.write_arrow(
             stream,
             finished,

@@ -77,6 +77,17 @@ def open_zarr(path: Path) -> Contents:
         )
 
 
+def read_attributes(path: Path) -> dict[str, Any]:
+    """What the Zarr store at `path` says of itself, by name.
+
+    Raises:
+        InputRefusedError: it can't be opened.
+    """
+    with _refusing(path):
+        attributes, _ = _members(path)
+        return dict(attributes)
+
+
 @dataclass(frozen=True, slots=True)
 class ZarrSource:
     """An array in a Zarr folder: the store's path, the array's name ("" for the root), a stamp."""

@@ -145,6 +145,16 @@ method = click.option(
     help="sliding-window runs a converted classifier on a crop for every score: the slow reference "
     "for the one pass.",
 )
+style = click.option(
+    "--style/--no-style", default=True, help="Write a QGIS style beside the map, or not."
+)
+zarr_format = click.option(
+    "--zarr-format",
+    type=click.Choice(["2", "3"]),
+    default="2",
+    show_default=True,
+    help="2 is read by every GDAL from 3.6 on; 3 has shards and GeoZarr.",
+)
 as_json = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object and nothing else."
 )

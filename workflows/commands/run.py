@@ -37,14 +37,8 @@ _ONE_FILE = ("report", "polygons", "stac")
     show_default=True,
     help="Processes on this machine; one already uses all its cores.",
 )
-@click.option("--style/--no-style", default=True, help="Write a QGIS style beside the map, or not.")
-@click.option(
-    "--zarr-format",
-    type=click.Choice(["2", "3"]),
-    default="2",
-    show_default=True,
-    help="2 is read by every GDAL from 3.6 on; 3 has shards and GeoZarr.",
-)
+@options.style
+@options.zarr_format
 @click.option(
     "--report",
     metavar="OUT.html",
@@ -93,9 +87,8 @@ def run(scenes: tuple[str, ...], as_json: bool, quiet: bool, **arguments: Any) -
         arguments["model"] = find(arguments["model"], arguments["trust_model"])
 
     def map_scene(scene: str, output: Path | None) -> Report:
-        if not (quiet or as_json):
-            arguments["watch"] = ProgressPrinter()
-        return run_scene(scene, output=output, **arguments)
+        watch: dict[str, Any] = {} if quiet or as_json else {"watch": ProgressPrinter()}
+        return run_scene(scene, output=output, **arguments, **watch)
 
     outcomes = []
     for task in chosen.assignments:

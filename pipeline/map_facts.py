@@ -1,0 +1,70 @@
+"""What a map by segpipe says of itself, read back: its legend, and where it came from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+from segpipe.pipeline.class_names import side_cars
+from segpipe.pipeline.errors import InputRefusedError
+from segpipe.pipeline.legend import Legend, LegendEntry
+from segpipe.pipeline.raster import read_tags
+from segpipe.pipeline.zarr_scene import read_attributes
+
+_LARGEST = 1 << 20
+_PROVENANCE = "SEGPIPE_"
+
+
+@dataclass(frozen=True, slots=True)
+class MapFacts:
+    """A map's legend, and its tags about model and method."""
+
+    legend: Legend
+    tags: Mapping[str, str]
+
+
+def read_facts(path: Path) -> MapFacts:
+    """What the map at `path` says of itself.
+
+    Args:
+        path: a GeoTIFF, or a folder that is Zarr.
+
+    Raises:
+        InputRefusedError: it can't be opened, or has no legend with names and colours.
+    """
+    told = read_attributes(path) if path.is_dir() else read_tags(path)
+    tags = {
+        name: value
+        for name, value in told.items()
+        if name.startswith(_PROVENANCE) and isinstance(value, str)
+    }
+    for side_car in side_cars(path):
+        if legend := _legend(side_car):
+            return MapFacts(legend, tags)
+    raise InputRefusedError(
+        f"{path}: has no legend (a raster attribute table with Value, Class, Red, Green and Blue, "
+        "such as segpipe puts beside its maps); name a map by segpipe with its side-cars"
+    )
+
+
+def _legend(side_car: Path) -> Legend | None:
+    try:
+        data = side_car.read_bytes()[:_LARGEST]
+        # A document type could declare entities that grow without end.
+        root = None if b"<!DOCTYPE" in data else ElementTree.fromstring(data)
+        band = None if root is None else root.find(".//PAMRasterBand")
+        if band is None:
+            return None
+        fields = [field.findtext("Name", "") for field in band.iter("FieldDefn")]
+        rows = [
+            dict(zip(fields, (cell.text or "" for cell in row.iter("F")), strict=True))
+            for row in band.iter("Row")
+        ]
+        return Legend(band.findtext("Description", ""), tuple(map(_entry, rows)))
+    except (OSError, ElementTree.ParseError, KeyError, ValueError):
+        return None
+
+
+def _entry(row: Mapping[str, str]) -> LegendEntry:
+    color = bytes(int(row[name]) for name in ("Red", "Green", "Blue"))
+    return LegendEntry(int(row["Value"]), row["Class"], f"#{color.hex()}")

@@ -1,0 +1,181 @@
+"""A map in another container, Zarr or GeoTIFF, as the run that made it would have written it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segpipe.pipeline import storage
+from segpipe.pipeline.cog import write_cog
+from segpipe.pipeline.errors import (
+    CorruptInputError,
+    FingerprintMismatchError,
+    InputRefusedError,
+    StorageError,
+    VerificationError,
+)
+from segpipe.pipeline.grid import Grid
+from segpipe.pipeline.label_store import LabelStore, ZarrFormat, create
+from segpipe.pipeline.legend import Legend
+from segpipe.pipeline.map_facts import MapFacts, read_facts
+from segpipe.pipeline.publish import publish_cog, publish_zarr, put_back
+from segpipe.pipeline.scene import Scene
+from segpipe.pipeline.window import Window
+from segpipe.workflows.errors import OptionError
+from segpipe.workflows.reference import open_labels
+
+_SIDE = 2048
+"""Side in pixels of what is copied at once: a whole number of chunks, shards and blocks."""
+
+_CACHE_BYTES = 16_000_000
+_STORE = (".zgroup", ".zarray", "zarr.json")
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedMap:
+    """A map that was written anew, and the pixels of each class by name."""
+
+    output: Path
+    map: Path
+    classes: dict[str, int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as `segpipe export --json` prints it."""
+        return {
+            "output": str(self.output),
+            "map": str(self.map),
+            "classes": {name: {"pixels": pixels} for name, pixels in self.classes.items()},
+        }
+
+
+def export_map(
+    map: str | Path,  # noqa: A002 - as on the command line
+    output: str | Path,
+    *,
+    style: bool = True,
+    zarr_format: ZarrFormat = 2,
+    overwrite: bool = False,
+) -> ExportedMap:
+    """Writes a map by segpipe as Zarr or as a cloud-optimised GeoTIFF, with legend and origin.
+
+    Args:
+        map: a map by segpipe, with its side-cars.
+        output: ends in `.tif` or in `.zarr`.
+        style: whether to write a QGIS style beside the output.
+        zarr_format: 2 or 3, for Zarr.
+        overwrite: replace an output that is there.
+
+    Raises:
+        InputRefusedError: the map can't be read, isn't of bytes, or has no legend.
+        FingerprintMismatchError: there is such an output.
+        OptionError: the output is of no format that is written, or is the map itself.
+        CorruptInputError: pixels can't be read, or are of no class.
+        StorageError: the disk refuses.
+        VerificationError: what was written isn't what the map holds.
+    """
+    place = _target(Path(output).absolute(), Path(map), overwrite=overwrite)
+    labels = open_labels(Path(map))
+    if labels.dtype != "uint8":
+        raise InputRefusedError(
+            f"{map}: holds {labels.dtype}, expected the bytes of a map by segpipe"
+        )
+    facts = read_facts(Path(map))
+    folder = place.with_name(f".{place.name}.export")
+    # An export that was killed may have set aside what it was about to replace.
+    put_back(folder, place)
+    storage.remove(folder)
+    storage.make_folder(folder)
+    try:
+        counts = _write(labels, facts, place, folder, style, zarr_format, overwrite)
+    finally:
+        storage.remove(folder)
+    legend = facts.legend
+    return ExportedMap(
+        place, Path(map), {entry.name: counts[entry.value] for entry in legend.entries}
+    )
+
+
+def _target(place: Path, source: Path, *, overwrite: bool) -> Path:
+    """The output, where it may be written and whoever replaces it loses nothing but a map."""
+    if place.exists() and source.exists() and place.samefile(source):
+        raise OptionError(f"{place} is the map itself; name another output with -o")
+    if place.is_dir() and not any((place / name).is_file() for name in _STORE):
+        raise OptionError(f"{place} is a folder and no Zarr store; name another output with -o")
+    if place.exists() and not overwrite:
+        raise FingerprintMismatchError(
+            f"{place} exists; name another output with -o, or replace it with --overwrite"
+        )
+    if not os.access(place.parent, os.W_OK | os.X_OK):
+        raise StorageError(f"the folder {place.parent} can't be written to; choose another with -o")
+    return place
+
+
+def _write(
+    labels: Scene,
+    facts: MapFacts,
+    place: Path,
+    folder: Path,
+    style: bool,
+    zarr_format: ZarrFormat,
+    overwrite: bool,
+) -> dict[int, int]:
+    """Publishes the map; gives the pixels of each class."""
+    cog, grid, legend = place.suffix == ".tif", labels.grid, facts.legend
+    store = create(
+        folder / "store.zarr",
+        grid,
+        legend,
+        side=_SIDE,
+        attributes=facts.tags,
+        zarr_format=2 if cog else zarr_format,
+    )
+    counts = _copy(labels, legend, store)
+    publish, staged = publish_zarr, store.path
+    if cog:
+        publish, staged = publish_cog, folder / place.name
+        write_cog(
+            store,
+            grid,
+            legend,
+            staged,
+            folder,
+            counts=counts,
+            tags=facts.tags,
+            cache_bytes=_CACHE_BYTES,
+        )
+    publish(staged, place, legend, counts, style=style, overwrite=overwrite)
+    return counts
+
+
+def _copy(labels: Scene, legend: Legend, store: LabelStore) -> dict[int, int]:
+    """Puts the map into the store and compares it; gives the pixels of each class."""
+    histogram = np.zeros(256, np.int64)
+    for window in _windows(labels.grid):
+        pixels, valid = labels.read(window)
+        values: NDArray[np.uint8] = np.where(valid, pixels[0], legend.nodata).astype(np.uint8)
+        store.write(window, values)
+        if not np.array_equal(store.read(window), values):
+            raise VerificationError(
+                f"{store.path} doesn't hold what was written at {window}; check the disk and type "
+                "the same command again"
+            )
+        histogram += np.bincount(values.ravel(), minlength=256)
+    counts = {value: int(histogram[value]) for value in legend.values}
+    if strange := labels.grid.pixels - sum(counts.values()) - int(histogram[legend.nodata]):
+        raise CorruptInputError(
+            f"{labels.path}: {strange:,} pixels have values that its legend doesn't name; get the "
+            "map again with its side-cars"
+        )
+    return counts
+
+
+def _windows(grid: Grid) -> Iterator[Window]:
+    for top in range(0, grid.height, _SIDE):
+        for left in range(0, grid.width, _SIDE):
+            yield Window(top, left, min(_SIDE, grid.height - top), min(_SIDE, grid.width - left))
