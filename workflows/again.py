@@ -3,6 +3,7 @@
 import inspect
 import shlex
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 SHORT = {"model": "-m", "output": "-o"}
@@ -11,6 +12,19 @@ LEFT_OUT = {"watch", "overwrite", "new_run"}
 
 PLACEHOLDER = "PACKAGE"
 """Stands for a model that was handed over as an object: it has no name on a command line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """How a run was called: its arguments that aren't defaults, and the command line they make."""
+
+    arguments: Mapping[str, object]
+    command: str
+
+    @classmethod
+    def of(cls, function: Callable[..., object], arguments: Mapping[str, object]) -> "Origin":
+        """The origin of a call of `function` with these arguments, by name."""
+        return cls(given(function, arguments), command(function, arguments))
 
 
 def given(function: Callable[..., object], arguments: Mapping[str, object]) -> dict[str, object]:

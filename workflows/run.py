@@ -17,9 +17,10 @@ from segpipe.pipeline.execution import Runner, embedded, existing
 from segpipe.pipeline.mapping import peak_rss, this_process
 from segpipe.pipeline.receipt import Receipt, total
 from segpipe.pipeline.staging import discard, staged_beside, staging
+from segpipe.workflows.again import Origin
 from segpipe.workflows.catalogue import Model, find
 from segpipe.workflows.errors import OptionError
-from segpipe.workflows.page import Origin, page_target, write_page
+from segpipe.workflows.page import page_target, write_page
 from segpipe.workflows.plan import THREADS, Method, Preparation, prepare, target
 from segpipe.workflows.polygons import polygon_target, write_polygons
 from segpipe.workflows.report import ClassTotal, Report, Seconds

@@ -13,7 +13,7 @@ from segpipe.models.package import ClassInfo, SegmentationModel
 from segpipe.pipeline import storage
 from segpipe.pipeline.errors import FingerprintMismatchError, StorageError
 from segpipe.workflows.errors import OptionError
-from segpipe.workflows.page import shown_bands
+from segpipe.workflows.page_sections import shown_bands
 from segpipe.workflows.report import Report
 from segpipe.workflows.run import run
 from tests import toys
