@@ -38,13 +38,17 @@ def read_facts(path: Path) -> MapFacts:
         for name, value in told.items()
         if name.startswith(_PROVENANCE) and isinstance(value, str)
     }
-    for side_car in side_cars(path):
-        if legend := _legend(side_car):
-            return MapFacts(legend, tags)
+    if legend := read_legend(path):
+        return MapFacts(legend, tags)
     raise InputRefusedError(
         f"{path}: has no legend (a raster attribute table with Value, Class, Red, Green and Blue, "
         "such as segpipe puts beside its maps); name a map by segpipe with its side-cars"
     )
+
+
+def read_legend(path: Path) -> Legend | None:
+    """The legend in a side-car of the map at `path`; None where there is none that is sound."""
+    return next(filter(None, map(_legend, side_cars(path))), None)
 
 
 def _legend(side_car: Path) -> Legend | None:

@@ -1,4 +1,4 @@
-"""The style that QGIS loads by itself from `BASENAME.qml` beside a raster."""
+"""The styles that QGIS loads by itself: for a raster `BASENAME.qml`, for polygons a table."""
 
 from xml.etree import ElementTree as ET
 
@@ -25,6 +25,39 @@ def qgis_style(legend: Legend) -> bytes:
             color=entry.color,
             alpha="255",
         )
+    return _text(root)
+
+
+def polygon_style(legend: Legend, column: str) -> bytes:
+    """A categorised renderer: each class filled with its colour, by its value in `column`."""
+    root = ET.Element("qgis", version="3.22", styleCategories="Symbology")
+    renderer = ET.SubElement(root, "renderer-v2", type="categorizedSymbol", attr=column)
+    categories = ET.SubElement(renderer, "categories")
+    symbols = ET.SubElement(renderer, "symbols")
+    for number, entry in enumerate(legend.entries):
+        ET.SubElement(
+            categories,
+            "category",
+            symbol=str(number),
+            value=str(entry.value),
+            type="integer",
+            label=entry.name,
+            render="true",
+        )
+        symbol = ET.SubElement(symbols, "symbol", type="fill", name=str(number), alpha="1")
+        layer = ET.SubElement(symbol, "layer", attrib={"class": "SimpleFill"}, enabled="1")
+        options = ET.SubElement(layer, "Option", type="Map")
+        fill = {
+            "color": ",".join(map(str, entry.rgba)),
+            "outline_style": "no",
+            "style": "solid",
+        }
+        for name, value in fill.items():
+            ET.SubElement(options, "Option", type="QString", name=name, value=value)
+    return _text(root)
+
+
+def _text(root: ET.Element) -> bytes:
     ET.indent(root)
     text: bytes = ET.tostring(root, encoding="utf-8")
     return _DOCTYPE + text + b"\n"

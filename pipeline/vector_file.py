@@ -21,6 +21,9 @@ from segpipe.pipeline.errors import FingerprintMismatchError, StorageError
 LAYER = "classes"
 """Name of the one layer."""
 
+_GEOMETRY = "geom"
+"""Name of the column of shapes in a GeoPackage that GDAL makes."""
+
 _DRIVERS = {".gpkg": "GPKG", ".fgb": "FlatGeobuf", ".parquet": "Parquet"}
 
 # GDAL 3.6 warns of anything newer.
@@ -83,17 +86,22 @@ def check_destination(path: Path, *, overwrite: bool) -> None:
 
 
 def write_features(
-    path: Path, crs: str | None, empty: Features, batches: Iterable[Features]
+    path: Path,
+    crs: str | None,
+    empty: Features,
+    batches: Iterable[Features],
+    style: bytes | None = None,
 ) -> None:
     """Puts polygons into the file `path`, whole or not at all; a file that is there is replaced.
 
-    The bytes depend on crs and features alone. One batch is in memory at a time.
+    The bytes depend on the arguments alone. One batch is in memory at a time.
 
     Args:
         path: ends in one of `suffixes`.
         crs: WKT 2, or None.
         empty: the columns of a table without rows.
         batches: tables with these columns.
+        style: QML that QGIS shall show them with; formats that can't hold it leave it out.
 
     Raises:
         StorageError: the disk refuses.
@@ -113,6 +121,8 @@ def write_features(
             count += len(batch.shapes)
         with _writing(path):
             _copy(plain, finished, crs)
+            if style is not None and finished.suffix.lower() == ".gpkg":
+                _add_style(finished, style)
             stored = pyogrio.read_info(finished, LAYER, force_feature_count=True)["features"]
         if stored != count:
             raise StorageError(
@@ -142,17 +152,45 @@ def _write(path: Path, crs: str | None, features: Features, *, append: bool) -> 
 
 def _copy(plain: Path, finished: Path, crs: str | None) -> None:
     driver = _DRIVERS[finished.suffix.lower()]
-    with pyogrio.raw.open_arrow(plain, layer=LAYER) as (facts, stream):
+    with pyogrio.raw.open_arrow(plain, layer=LAYER) as (_, stream):
         pyogrio.raw.write_arrow(
             stream,
             finished,
             layer=LAYER,
             driver=driver,
-            geometry_name=facts["geometry_name"],
+            geometry_name=_GEOMETRY,
             geometry_type="Polygon",
             crs=crs,
             dataset_options=_OPTIONS.get(driver),
         )
+
+
+def _add_style(path: Path, style: bytes) -> None:
+    """Adds the table in which QGIS looks for the style of a GeoPackage's layer."""
+    row: dict[str, tuple[Any, str]] = {
+        "f_table_catalog": ("", "object"),
+        "f_table_schema": ("", "object"),
+        "f_table_name": (LAYER, "object"),
+        "f_geometry_column": (_GEOMETRY, "object"),
+        "styleName": (LAYER, "object"),
+        "styleQML": (style.decode(), "object"),
+        "styleSLD": ("", "object"),
+        "useAsDefault": (True, "bool"),
+        "description": ("", "object"),
+        "owner": ("", "object"),
+        "ui": ("", "object"),
+        "update_time": (np.datetime64(0, "ms"), "datetime64[ms]"),
+    }
+    pyogrio.raw.write(
+        path,
+        None,
+        [np.array([value], dtype) for value, dtype in row.values()],
+        list(row),
+        layer="layer_styles",
+        driver="GPKG",
+        append=True,
+        layer_options={"FID": "id"},
+    )
 
 
 @contextmanager

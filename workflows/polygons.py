@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from segpipe.pipeline.area import row_areas
 from segpipe.pipeline.class_names import class_names
+from segpipe.pipeline.map_facts import read_legend
 from segpipe.pipeline.polygonise import Outlines, polygonise
+from segpipe.pipeline.qml import polygon_style
 from segpipe.pipeline.vector_file import Features, check_destination, suffixes, write_features
 from segpipe.workflows.errors import OptionError
 from segpipe.workflows.reference import open_labels
@@ -80,8 +82,8 @@ def write_polygons(
     """Writes the regions of a map's classes as polygons: columns `value`, `class` and `area_m2`.
 
     They are those that polygonising the whole raster gives, exactly along its pixels, neighbours
-    with all vertices in common. The map is read in strips, and memory holds the polygons that
-    reach the strip's lower edge.
+    with all vertices in common. A GeoPackage gets the map's colours too, for QGIS. The map is read
+    in strips, and memory holds the polygons that reach the strip's lower edge.
 
     Args:
         map: a GeoTIFF or Zarr of class values, of segpipe or anybody.
@@ -106,7 +108,9 @@ def write_polygons(
     tally = _Tally(class_names(map), min_area)
     nothing = Outlines(np.zeros(0, np.int32), np.zeros(0, object), np.zeros(0))
     batches = (tally.count(outlines) for outlines in polygonise(labels))
-    write_features(place, labels.grid.crs, tally.count(nothing), batches)
+    legend = read_legend(Path(map))
+    style = None if legend is None else polygon_style(legend, "value")
+    write_features(place, labels.grid.crs, tally.count(nothing), batches, style)
     return PolygonFile(place, Path(map), tally.totals())
 
 

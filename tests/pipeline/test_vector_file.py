@@ -17,7 +17,9 @@ from pyproj import CRS
 
 from segpipe.pipeline import storage
 from segpipe.pipeline.errors import FingerprintMismatchError, StorageError
+from segpipe.pipeline.qml import polygon_style
 from segpipe.pipeline.vector_file import Features, check_destination, suffixes, write_features
+from tests.pipeline.maps import LEGEND
 
 WKT = CRS.from_epsg(32119).to_wkt()
 NAMES = np.array(["water", "forêt & <bois>"], object)
@@ -72,6 +74,17 @@ def test_the_bytes_depend_on_nothing_else(path: Path) -> None:
     assert write(path, table(2), table(7, start=2)).read_bytes() == first
 
 
+def test_a_style_is_the_same_bytes_too(tmp_path: Path) -> None:
+    written = []
+    for name in ("a.gpkg", "b.gpkg"):
+        style = polygon_style(LEGEND, "value")
+        write_features(tmp_path / name, WKT, table(0), [table(3)], style)
+        written.append((tmp_path / name).read_bytes())
+    assert written[0] == written[1]
+    layers = pyogrio.list_layers(tmp_path / "a.gpkg").tolist()
+    assert layers == [["classes", "Polygon"], ["layer_styles", None]]
+
+
 def test_nothing_to_write_is_a_file_without_rows(path: Path) -> None:
     write(path)
     facts = pyogrio.read_info(path, force_feature_count=True)
@@ -102,6 +115,8 @@ from qgis.core import QgsApplication, QgsVectorLayer
 application = QgsApplication([], False)
 application.initQgis()
 layer = QgsVectorLayer(sys.argv[1], "areas")
+renderer = layer.renderer()
+categories = renderer.categories() if renderer.type() == "categorizedSymbol" else []
 names = sorted({feature["class"] for feature in layer.getFeatures()})
 print(json.dumps({
     "valid": layer.isValid(),
@@ -109,9 +124,13 @@ print(json.dumps({
     "features": layer.featureCount(),
     "fields": [field.name() for field in layer.fields() if field.name() != "fid"],
     "names": names,
+    "style": [[int(c.value()), c.label(), c.symbol().color().name()] for c in categories],
 }), flush=True)
 os._exit(0)
 """
+
+
+STYLE = [[entry.value, entry.name, entry.color] for entry in LEGEND.entries]
 
 
 def test_the_systems_ogrinfo_reads_it(path: Path) -> None:
@@ -130,7 +149,7 @@ def test_qgis_opens_it(path: Path) -> None:
     probe = [python or "", "-c", "import qgis.core"]
     if python is None or subprocess.run(probe, capture_output=True, check=False).returncode:
         pytest.skip("there is no QGIS")
-    write(path, table(5))
+    write_features(path, WKT, table(0), [table(5)], polygon_style(LEGEND, "value"))
     done = subprocess.run(
         [python, "-c", _QGIS, str(path)],
         env={"QT_QPA_PLATFORM": "offscreen", "HOME": str(path.parent), "LANG": "C.UTF-8"},
@@ -146,6 +165,7 @@ def test_qgis_opens_it(path: Path) -> None:
         "features": 5,
         "fields": ["value", "class", "area_m2"],
         "names": sorted(NAMES),
+        "style": STYLE if path.suffix == ".gpkg" else [],
     }
 
 

@@ -23,7 +23,7 @@ PIXEL = 30.0**2
 
 
 def read(path: Path) -> tuple[NDArray[np.object_], dict[str, list[Any]]]:
-    facts, _, shapes, columns = pyogrio.raw.read(path)
+    facts, _, shapes, columns = pyogrio.raw.read(path, layer="classes")
     return shapely.from_wkb(shapes), {
         name: column.tolist() for name, column in zip(facts["fields"], columns, strict=True)
     }
