@@ -68,7 +68,7 @@ def plot_map(report: Report, ax: Axes | None) -> Axes:
             "plots take matplotlib, which isn't installed: pip install 'segpipe[notebook]'"
         ) from error
     if ax is None:
-        _, ax = pyplot.subplots(layout="constrained")
+        _, ax = pyplot.subplots(layout="compressed")
     scene = open_scene(report.output)
     grid = scene.grid
     a, b, left, d, e, top = grid.transform
@@ -100,7 +100,9 @@ def as_html(report: Report) -> Html:
 
     Colours and fonts are the notebook's own, in the light as in the dark.
     """
-    left, right = "text-align:left", "text-align:right;font-variant-numeric:tabular-nums"
+    room = "padding:.15em .6em"
+    left = f"text-align:left;{room}"
+    right = f"text-align:right;font-variant-numeric:tabular-nums;{room}"
     areas = any(count.area_m2 is not None for count in report.classes.values())
     titles = ("class", "pixels", "share", "area")[: 4 if areas else 3]
     head = element(

@@ -97,6 +97,15 @@ def test_a_plot_makes_its_own_axes(report: Report) -> None:
 
     axes = report.plot()
     assert pyplot.gca() is axes
+    # Nothing is cut off, neither the legend nor the coordinates.
+    figure = pyplot.gcf()
+    figure.canvas.draw()
+    drawn = axes.get_tightbbox()
+    assert drawn is not None
+    assert drawn.x0 >= 0
+    assert drawn.y0 >= 0
+    assert drawn.x1 <= figure.bbox.x1
+    assert drawn.y1 <= figure.bbox.y1
     pyplot.close("all")
 
 

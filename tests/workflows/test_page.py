@@ -18,6 +18,7 @@ from segpipe.workflows.report import Report
 from segpipe.workflows.run import run
 from tests import toys
 from tests.workflows.conftest import Command
+from tests.workflows.test_run import Squeezed
 
 EVIL = "<script>alert('x')</script>\" onload=\"&amp;"
 VOID = {"meta", "img", "input", "br"}
@@ -185,6 +186,29 @@ def luminance(color: str) -> float:
         part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
     ]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_what_is_approximate_is_called_so(scene: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    model = SegmentationModel(toys.alive(Squeezed()), replace(toys.card("squeezed"), window=128))
+    report = run(scene, model=model, output=tmp_path / "map.tif", tile=256, report=page)
+    text = " ".join(Reader(page.read_text(encoding="utf-8")).texts)
+    assert not report.footprint.exact
+    assert "Approximate." in text
+    assert "128 x 128" in text
+    assert "Exact." not in text
+    for reason in report.footprint.reasons:
+        assert reason in text
+
+
+def test_without_a_crs_there_are_no_areas(tmp_path: Path) -> None:
+    odd = toys.write_scene(tmp_path / "scene.tif", toys.landscape(300, 280), crs=None)
+    page = tmp_path / "page.html"
+    run(odd, model=toys.small(), output=tmp_path / "map.tif", report=page)
+    text = page.read_text(encoding="utf-8")
+    assert "unknown: no crs" in text
+    assert "km²" not in text
+    assert "Warnings" in text
 
 
 def test_bands_are_found_by_name_then_by_order() -> None:
