@@ -1,6 +1,8 @@
 """A map in another container is what the run itself would have written there."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -143,3 +145,27 @@ def test_pixels_that_no_class_names_are_refused(
     assert (done.code, len(done.lines)) == (6, 1)
     assert "81 pixels have values that its legend doesn't name" in done.err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["map.tif", "map.tif.aux.xml"]
+
+
+@pytest.mark.parametrize(
+    ("found", "put"),
+    [
+        (rb"<PAMDataset>", b"<!DOCTYPE a [<!ENTITY b 'c'>]><PAMDataset>"),
+        (rb"</Row>[^$]*", b""),
+        (rb"<F>class 1</F>", b"<F></F>"),
+        (rb"<Name>Red</Name>", b"<Name>Rot</Name>"),
+        (rb"(<F>class 1</F>\s*<F>\d+</F>\s*<F>)\d+", rb"\g<1>300"),
+    ],
+)
+def test_legends_that_are_not_sound_are_refused(
+    segpipe: Command, maps: Path, tmp_path: Path, found: bytes, put: bytes
+) -> None:
+    shutil.copy(maps / "map.tif", tmp_path)
+    changed, times = re.subn(found, put, (maps / "map.tif.aux.xml").read_bytes(), count=1)
+    assert times == 1
+    (tmp_path / "map.tif.aux.xml").write_bytes(changed)
+    done = segpipe("export", tmp_path / "map.tif", "-o", tmp_path / "b.zarr")
+    assert (done.code, len(done.lines)) == (3, 1)
+    assert "has no legend" in done.err
+    # Polygons need none.
+    assert segpipe("export", tmp_path / "map.tif", "-o", tmp_path / "b.gpkg").code == 0
