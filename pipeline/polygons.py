@@ -35,6 +35,9 @@ _EDGE = 64
 
 _MOST_EDGES = 4096
 
+_MANY = 1000
+"""Shapes with more corners are trimmed to a window: GDAL tries every edge on every row."""
+
 _HEAD = 1 << 16
 # By these words GDAL takes a file for a program or a web service, or asks an address for its crs.
 _CALLS = re.compile(rb'<OGRVRT|<OGRWFS|gdal_streamed_alg|"crs"\s*:\s*\{[^{}]*"link"')
@@ -228,12 +231,43 @@ def _burnt(
     dtype: type[np.uint8] | type[np.int32],
 ) -> NDArray[np.integer[Any]]:
     """The values of the shapes in a window, (row, column); the last one's where several lie."""
-    shifted = shapely.transform(shapes, lambda corners: corners - (window.left, window.top))
+    corners = shapely.get_num_coordinates(shapes)
+    light = np.array(
+        [
+            _trimmed(shape, window) if count > _MANY else shape
+            for shape, count in zip(shapes, corners, strict=True)
+        ],
+        object,
+    )
+    shifted = shapely.transform(light, lambda corners: corners - (window.left, window.top))
     burnt = np.zeros(window.shape, dtype)
     pairs = [pair for pair in zip(shifted, values, strict=False) if not pair[0].is_empty]
     if pairs:
         rasterize(pairs, out=burnt)
     return burnt
+
+
+def _trimmed(shape: shapely.Geometry, window: Window) -> shapely.MultiPolygon:
+    """A shape with few corners outside of a window that is burnt into it the same.
+
+    Of corners in a row that lie beyond one side of the window only the first and the last are kept.
+    What joins these lies beyond that side too, and crosses a line of pixels as often as what it
+    stands for, or an even number of times less: GDAL fills even against odd.
+    """
+    parts = []
+    for part in shapely.get_parts(shape):
+        rings = []
+        for ring in shapely.get_rings(part):
+            corners = shapely.get_coordinates(ring)[:-1]
+            x, y = corners.T
+            beyond = [x < window.left - 1, x > window.right + 1, y < window.top - 1]
+            side = np.select([*beyond, y > window.bottom + 1], [1, 2, 3, 4], 0)
+            idle = (side > 0) & (side == np.roll(side, 1)) & (side == np.roll(side, -1))
+            if not idle.all():
+                rings.append(corners[~idle])
+        if rings:
+            parts.append(shapely.Polygon(rings[0], rings[1:]))
+    return shapely.MultiPolygon(parts)
 
 
 def _sniff(path: Path) -> _Kind:

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from segpipe.pipeline import polygons
 from segpipe.pipeline.aoi import Piece, Selection, open_aoi
 from segpipe.pipeline.errors import InputRefusedError
 from segpipe.pipeline.plan import Margin, Plan, Tile
@@ -88,6 +89,53 @@ def test_a_selection_is_what_gdal_burns(
     assert len(selection) == len(list(selection.tiles())) == selection.share * len(plan(side))
     computed = sum(plan(side).read_shape[0] * plan(side).read_shape[1] for _ in selection.tiles())
     assert selection.extra_work == pytest.approx(computed / expected.sum())
+
+
+def densified(ring: Corners) -> NDArray[np.float64]:
+    """A ring with seven more corners on each edge."""
+    closed = np.array([*ring, ring[0]], float)
+    steps = np.arange(8 * len(ring)) / 8
+    across, down = (np.interp(steps, np.arange(len(closed)), axis) for axis in closed.T)
+    return np.column_stack([across, down])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(corners, min_size=1, max_size=4),
+    st.lists(st.integers(-100, 800), min_size=2, max_size=2),
+    st.tuples(st.integers(1, 300), st.integers(1, 300)),
+    st.booleans(),
+)
+def test_corners_that_do_not_matter_are_left_out(
+    layer: list[Corners], place: list[int], shape: tuple[int, int], joined: bool
+) -> None:
+    """Against all corners: in parts and holes, across each other and across the window."""
+    dense = [shapely.Polygon(densified(ring)) for ring in layer]
+    shapes = np.array([shapely.MultiPolygon(dense)] if joined else dense, object)
+    window = Window(place[0], place[1], *shape)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(polygons, "_MANY", 10**9)
+        expected = polygons.burn_shapes(shapes, window)
+        patch.setattr(polygons, "_MANY", 0)
+        np.testing.assert_array_equal(polygons.burn_shapes(shapes, window), expected)
+
+
+def test_a_coast_with_a_million_corners_takes_no_time() -> None:
+    angles = np.linspace(0, 2 * np.pi, 1_000_000, endpoint=False)
+    radius = 12000 + 800 * np.sin(40 * angles)
+    coast = shapely.Polygon(
+        np.column_stack([16384 + radius * np.cos(angles), 16384 + radius * np.sin(angles)])
+    )
+    window = Window(12000, 3000, 512, 2048)
+    trimmed = polygons._trimmed(coast, window)
+    assert shapely.get_num_coordinates(trimmed) < 60_000
+    made = polygons.burn_shapes(np.array([coast]), window)
+    expected = rasterio.features.rasterize(
+        [shapely.transform(trimmed, lambda xy: xy - (window.left, window.top))],
+        out_shape=window.shape,
+    )
+    assert 0 < made.mean() < 1
+    np.testing.assert_array_equal(made, expected > 0)
 
 
 def test_without_an_area_all_is_wanted() -> None:
