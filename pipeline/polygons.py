@@ -423,7 +423,8 @@ def _in_pixels(shapes: NDArray[np.object_], polygons: Polygons, grid: Grid) -> N
     """The shapes with columns for x and rows for y, counted from the grid's origin."""
     transformer = _transformer(polygons, grid)
     if transformer is not None:
-        shapes = _reprojected(shapes, polygons, grid, transformer)
+        with _reading(Path(polygons.path), InputRefusedError):
+            shapes = _reprojected(shapes, polygons, grid, transformer)
     a, b, c, d, e, f = grid.transform
     inverse = np.linalg.inv([[a, b], [d, e]])
 

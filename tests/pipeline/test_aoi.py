@@ -192,6 +192,15 @@ def test_an_area_in_another_crs_lies_in_the_same_place(tmp_path: Path) -> None:
     assert made.sum() > 200_000
 
 
+def test_a_ring_without_an_extent_ends_with_one_line(tmp_path: Path) -> None:
+    layer = [square(3, 5, 40), [(9.0, 9.0)] * 3]
+    near = open_aoi(write(tmp_path / "near.gpkg", layer), GRID)
+    assert near.mask(GRID.window).sum() == 1600
+    with pytest.raises(InputRefusedError, match="can't be read") as caught:
+        open_aoi(write(tmp_path / "far.gpkg", layer, "EPSG:4326"), GRID)
+    assert "\n" not in str(caught.value)
+
+
 def test_what_is_no_area_is_refused(tmp_path: Path) -> None:
     elsewhere = write(tmp_path / "elsewhere.gpkg", [square(5000, 5000, 9)])
     with pytest.raises(InputRefusedError, match="doesn't touch the raster"):
