@@ -53,7 +53,8 @@ def whole(pixels: NDArray[np.uint16]) -> Labels:
 
 def write(path: Path, layer: Sequence[Corners], crs: str | None = "EPSG:32119") -> Path:
     """A file of polygons whose corners are (column, row) of the scene."""
-    shapes = [shapely.Polygon([toys.LANDSAT @ corner for corner in ring]) for ring in layer]
+    a, _, c, _, e, f = tuple(toys.LANDSAT)[:6]
+    shapes = [shapely.Polygon([(c + a * x, f + e * y) for x, y in ring]) for ring in layer]
     pyogrio.raw.write(
         path,
         geometry=shapely.to_wkb(np.array(shapes, object)),
