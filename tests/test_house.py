@@ -142,7 +142,7 @@ class TestDependencies:
     @pytest.mark.parametrize("python", PYTHONS)
     def test_the_pins_lie_within_the_bounds(self, python: str) -> None:
         pinned = pins(python)
-        for requirement in requirements("train", "onnx", "plot", "dev"):
+        for requirement in requirements("train", "notebook", "onnx", "plot", "dev"):
             version = pinned[canonicalize_name(requirement.name)]
             assert requirement.specifier.contains(version), requirement
 
