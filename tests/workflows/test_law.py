@@ -31,10 +31,10 @@ LIGHT: dict[str, Callable[[], SegmentationModel]] = {
 }
 SIDES = {
     "unet-resnet18": (256, 512, 768, 1024),
-    "fcn8s-vgg16": (256, 512, 768, 1024),
     # Minutes a side on two cores.
-    "segnet-vgg16": (512, 1024),
-    "fcn-resnet50": (512, 1024),
+    "fcn8s-vgg16": (512, 1024),
+    "segnet-vgg16": (512,),
+    "fcn-resnet50": (512,),
 }
 """Encoders as in the papers: strides 8 to 32, skips, max-unpooling, dilation."""
 
