@@ -124,10 +124,12 @@ def _predict(
     try:
         return predictor(pixels, valid, inner.slices)
     except MemoryError:
-        if core.pixels <= CHUNK * CHUNK:
+        # Where all windows have one shape, `read` may be more than the core needs.
+        parts: tuple[Window, ...] = core.halves() if core.pixels > CHUNK * CHUNK else (core,)
+        if parts == (core,) and plan.reads(core) == read:
             raise
     labels = np.empty(core.shape, np.uint8)
-    for half in core.halves():
+    for half in parts:
         # Each half reads what it needs and no more, on the stride: no label can change.
         part = plan.reads(half)
         rows, columns = part.relative_to(read).slices

@@ -259,7 +259,7 @@ def stacks(draw: st.DrawFn) -> nn.Module:
                         nn.Upsample(scale_factor=step, mode="bilinear"),
                         nn.Upsample(scale_factor=step, mode="bicubic"),
                         nn.ConvTranspose2d(2, 2, 2 * step, step, step // 2),
-                        nn.ConvTranspose2d(2, 2, 3, step, 1, output_padding=step - 1),
+                        nn.ConvTranspose2d(2, 2, step + 1, step, 1, output_padding=1),
                         nn.Sequential(nn.Conv2d(2, 2 * step**2, 1), nn.PixelShuffle(step)),
                     ]
                 )
@@ -290,7 +290,10 @@ def test_random_networks_agree_with_every_oracle(network: nn.Module) -> None:
     extents = (found.top, found.left, found.bottom, found.right)
     assert found.exact
     assert extents == find_extents(network, 2)
-    assert found.stride == find_stride(network, 2, extents)
+    # Where a unit is silent by chance, values show a smaller one.
+    shown = find_stride(network, 2, extents)
+    assert shown
+    assert found.stride % shown == 0
     assert prove(network, found, 2).holds
     # A maximum may by chance not lie in the one column that a margin lacks.
     if not any(isinstance(module, nn.MaxPool2d) for module in network.modules()):

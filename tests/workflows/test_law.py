@@ -115,6 +115,18 @@ def reference(model: SegmentationModel, pixels: NDArray[np.uint16]) -> NDArray[n
     return toys.whole_image(model.network, model.card, model.footprint.stride, pixels, valid)
 
 
+def is_plain_pass(
+    model: SegmentationModel,
+    pixels: NDArray[np.uint16],
+    valid: NDArray[np.bool_],
+    labels: NDArray[np.uint8],
+) -> bool:
+    """Whether the labels are those of a plain forward pass of torch, wherever that can tell."""
+    arguments = model.network, model.card, model.footprint.stride, pixels, valid
+    moved = labels != toys.whole_image(*arguments)
+    return not moved.any() or toys.is_tie(toys.whole_scores(*arguments), moved)
+
+
 def in_one_pass(model: SegmentationModel, pixels: NDArray[np.uint16]) -> NDArray[np.uint8]:
     """The whole scene through segpipe's own predictor, without a tile."""
     valid = (pixels != 0).all(axis=0)
@@ -136,8 +148,9 @@ def test_a_real_scene_in_tiles_is_the_scene_in_one_pass(
 ) -> None:
     scene, pixels = landsat8
     model = LIGHT[name]()
-    expected = reference(model, pixels)
+    expected = in_one_pass(model, pixels)
     assert len(np.unique(expected)) > 3, "a map of one class would prove nothing"
+    assert is_plain_pass(model, pixels, (pixels != 0).all(axis=0), expected)
     for side in (256, 512, 768, 1024):
         report = run(
             scene, model=model, output=tmp_path / f"{side}.tif", tile=side, precision="fp32"
@@ -222,5 +235,4 @@ def test_scenes_of_any_size_in_any_tiles(name: str, data: st.DataObject) -> None
             predictor,
             255,
         )
-    expected = toys.whole_image(model.network, model.card, footprint.stride, pixels, valid)
-    assert np.count_nonzero(made != expected) == 0
+    assert is_plain_pass(model, pixels, valid, made)
