@@ -15,6 +15,7 @@ from segpipe.models.classifiers import CLASSIFIERS
 from segpipe.models.convolutionalize import convolutionalize
 from segpipe.models.engine import default_threads
 from segpipe.models.heap import keep_freed_memory
+from segpipe.models.pointwise import settle
 from segpipe.workflows.plots import COLORS, figure
 
 STRIDE = 32
@@ -124,6 +125,7 @@ def _title(case: Case) -> str:
 def _measured(case: Case) -> OnePass:
     classifier = CLASSIFIERS[case.classifier].builder(BANDS, CLASSES).eval()
     whole = convolutionalize(classifier, case.crop)
+    settle(whole)  # as `segpipe run` computes it
     image = torch.randn(1, BANDS, case.image, case.image)
     crops = _crops(image, case)
     scores, one_pass = _timed(whole, (image,))
