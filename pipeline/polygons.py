@@ -2,7 +2,6 @@
 
 import itertools
 import re
-import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from pyproj.enums import TransformDirection
 from pyproj.exceptions import ProjError
 from rasterio.features import rasterize
 
+from segpipe.pipeline import ogr
 from segpipe.pipeline.errors import CorruptInputError, InputRefusedError
 from segpipe.pipeline.grid import Grid
 from segpipe.pipeline.window import Window
@@ -43,25 +43,19 @@ _HEAD = 1 << 16
 _CALLS = re.compile(rb'<OGRVRT|<OGRWFS|gdal_streamed_alg|"crs"\s*:\s*\{[^{}]*"link"')
 
 # Second line of defence, of the same kind as the one in `raster`; but pyogrio may bring a GDAL of
-# its own, and has no settings that end with a block.
+# its own.
 _SETTINGS = {
     "CPL_VSIL_CURL_ALLOWED_FILENAME": "none",
     "GDAL_HTTP_PROXY": "127.0.0.1:9",
     "GDAL_HTTP_MAX_RETRY": "0",
     "OGR_SQLITE_LIST_VIRTUAL_OGR": "NO",
 }
-_lock = threading.Lock()
 
 _THIN = ("Point", "LineString", "Curve", "geometry")
 """Kinds of geometry without an area, by how their names end."""
 
 _FAILURES = (
-    pyogrio.errors.DataSourceError,
-    pyogrio.errors.DataLayerError,
-    pyogrio.errors.CRSError,
-    pyogrio.errors.FeatureError,
-    pyogrio.errors.FieldError,
-    pyogrio.errors.GeometryError,
+    *ogr.ERRORS,
     shapely.errors.ShapelyError,
     ProjError,
     OSError,
@@ -489,10 +483,8 @@ def _unplaced(polygons: Polygons) -> InputRefusedError:
 def _reading(path: Path, kind: type[InputRefusedError | CorruptInputError]) -> Iterator[None]:
     """GDAL's errors as one line; GDAL's network is shut meanwhile, and then as it was."""
     # What GDAL warns of either matters not or comes as an error.
-    with _lock, warnings.catch_warnings():
+    with ogr.settings(_SETTINGS), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        before = {name: pyogrio.get_gdal_config_option(name) for name in _SETTINGS}
-        pyogrio.set_gdal_config_options(_SETTINGS)
         try:
             yield
         except _FAILURES as error:
@@ -500,8 +492,6 @@ def _reading(path: Path, kind: type[InputRefusedError | CorruptInputError]) -> I
             raise kind(
                 f"{path}: the polygons can't be read ({reason}); it may be damaged: get it again"
             ) from error
-        finally:
-            pyogrio.set_gdal_config_options(before)
 
 
 def _convert(path: Path) -> str:

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ import pyogrio
 import shapely
 from numpy.typing import NDArray
 
-from segpipe.pipeline import storage
+from segpipe.pipeline import ogr, storage
 from segpipe.pipeline.errors import FingerprintMismatchError, StorageError
 
 LAYER = "classes"
@@ -35,15 +34,9 @@ _SETTINGS = {
     # What is written here counts only once it is complete, and is synchronised then.
     "OGR_SQLITE_SYNCHRONOUS": "OFF",
 }
-_lock = threading.Lock()
 
 _FAILURES = (
-    pyogrio.errors.DataSourceError,
-    pyogrio.errors.DataLayerError,
-    pyogrio.errors.CRSError,
-    pyogrio.errors.FeatureError,
-    pyogrio.errors.FieldError,
-    pyogrio.errors.GeometryError,
+    *ogr.ERRORS,
     # What GDAL says in its own words; OSError passes by, it has its own.
     RuntimeError,
 )
@@ -196,12 +189,14 @@ def _add_style(path: Path, style: bytes) -> None:
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
     """GDAL's settings, and its errors as one line."""
-    with _lock, storage.reported("write", path), warnings.catch_warnings():
+    with (
+        ogr.settings(_SETTINGS),
+        storage.reported("write", path),
+        warnings.catch_warnings(),
+    ):
         # A map without a crs gives polygons without one, and whoever made it was told.
         warnings.filterwarnings("ignore", "'crs' was not provided", UserWarning)
         warnings.simplefilter("ignore", RuntimeWarning)
-        before = {name: pyogrio.get_gdal_config_option(name) for name in _SETTINGS}
-        pyogrio.set_gdal_config_options(_SETTINGS)
         try:
             yield
         except _FAILURES as error:
@@ -211,5 +206,3 @@ def _writing(path: Path) -> Iterator[None]:
             raise StorageError(
                 f"can't write {path}: {reason}; check the disk and type the same command again"
             ) from error
-        finally:
-            pyogrio.set_gdal_config_options(before)
