@@ -48,6 +48,7 @@ class Outcome:
 
 
 Command = Callable[..., Outcome]
+Refusal = Callable[..., tuple[int, str]]
 
 
 def package(folder: Path, *, seed: int, width: int = 4) -> Path:
@@ -150,3 +151,18 @@ def finish(process: subprocess.Popen[str], timeout: float = 120) -> Outcome:
     start = time.monotonic()
     out, err = process.communicate(timeout=timeout)
     return Outcome(process.returncode, out, err, time.monotonic() - start)
+
+
+@pytest.fixture
+def refused(segpipe: Command, tmp_path: Path) -> Refusal:
+    """Exit code and message of an export that says one line and leaves the folder as it was."""
+
+    def export(source: Path, output: Path, *words: str) -> tuple[int, str]:
+        before = sorted(tmp_path.rglob("*"))
+        done = segpipe("export", source, "-o", output, *words)
+        assert len(done.lines) == 1
+        assert done.out == ""
+        assert sorted(tmp_path.rglob("*")) == before
+        return done.code, done.err
+
+    return export

@@ -13,7 +13,7 @@ from segpipe.pipeline import storage
 from segpipe.workflows.export import export_map
 from segpipe.workflows.run import run
 from tests import toys
-from tests.workflows.conftest import Command, write_scene
+from tests.workflows.conftest import Command, Refusal, write_scene
 
 
 @pytest.fixture(scope="module")
@@ -106,15 +106,9 @@ def test_killed_while_it_replaces_a_map_it_can_be_typed_again(
         assert not list(tmp_path.glob(".*"))
 
 
-def test_what_is_refused_is_one_line(segpipe: Command, maps: Path, tmp_path: Path) -> None:
-    def refused(source: Path, output: Path, *words: str) -> tuple[int, str]:
-        before = sorted(tmp_path.rglob("*"))
-        done = segpipe("export", source, "-o", output, *words)
-        assert len(done.lines) == 1
-        assert done.out == ""
-        assert sorted(tmp_path.rglob("*")) == before
-        return done.code, done.err
-
+def test_what_is_refused_is_one_line(
+    refused: Refusal, segpipe: Command, maps: Path, tmp_path: Path
+) -> None:
     whole = maps / "map.tif"
     code, text = refused(whole, tmp_path / "a.tif", "--min-area", "5")
     assert (code, "--min-area is for polygons" in text) == (2, True)

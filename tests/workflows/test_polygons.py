@@ -17,7 +17,7 @@ from segpipe.workflows.errors import OptionError
 from segpipe.workflows.polygons import write_polygons
 from segpipe.workflows.run import run
 from tests import toys
-from tests.workflows.conftest import Command, write_scene
+from tests.workflows.conftest import Command, Refusal, write_scene
 
 PIXEL = 30.0**2
 
@@ -125,15 +125,9 @@ def test_without_a_crs_there_are_no_areas(segpipe: Command, tmp_path: Path) -> N
     assert "has no crs that gives areas; leave out --min-area" in done.err
 
 
-def test_what_is_refused_is_one_line(segpipe: Command, plain: Path, tmp_path: Path) -> None:
-    def refused(source: Path, output: Path, *words: str) -> tuple[int, str]:
-        before = sorted(tmp_path.rglob("*"))
-        done = segpipe("export", source, "-o", output, *words)
-        assert len(done.lines) == 1
-        assert done.out == ""
-        assert sorted(tmp_path.rglob("*")) == before
-        return done.code, done.err
-
+def test_what_is_refused_is_one_line(
+    refused: Refusal, segpipe: Command, plain: Path, tmp_path: Path
+) -> None:
     code, text = refused(plain, tmp_path / "areas.shp")
     assert (code, "polygons are written here as .gpkg, .fgb" in text) == (2, True)
     code, text = refused(tmp_path / "missing.tif", tmp_path / "a.gpkg")
