@@ -6,12 +6,14 @@
         store.zarr/         the map, chunk by chunk
         receipts/ROW/COLUMN.json
         scratch/            files on their way to the output's name
+        claims/HASH         names outside of this folder that are this run's to write
 
 The fingerprint in the folder's name keeps a late worker of another run away from this one.
 """
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -60,6 +62,20 @@ class Staging:
         except (FileNotFoundError, ValueError):
             return None
         return receipt if receipt.place == (row, column) else None
+
+    def claim(self, path: Path) -> None:
+        """Notes that the file under `path`, which isn't there or may be replaced, is this run's."""
+        claim = self._claim(path)
+        storage.make_folder(claim.parent)
+        storage.write(claim, str(path).encode())
+        storage.sync_folder(claim.parent)
+
+    def has_claimed(self, path: Path) -> bool:
+        """Whether the file under `path` was claimed by an earlier process of this run."""
+        return self._claim(path).exists()
+
+    def _claim(self, path: Path) -> Path:
+        return self.folder / "claims" / hashlib.sha256(str(path).encode()).hexdigest()[:16]
 
     def _receipt(self, row: int, column: int) -> Path:
         return self.folder / "receipts" / str(row) / f"{column}.json"

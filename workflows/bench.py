@@ -11,6 +11,7 @@ from typing import Any, Literal
 from segpipe.models.engine import Precision
 from segpipe.pipeline.execution import embedded
 from segpipe.workflows.catalogue import find_or_build
+from segpipe.workflows.inputs import Reading
 from segpipe.workflows.plan import THREADS, prepare
 from segpipe.workflows.resident import Resident
 from segpipe.workflows.run import run
@@ -95,7 +96,10 @@ def bench(
     """
     found = find_or_build(model, trust_model)
     with _thrown_away(Path(scene)) as output:
-        ready = prepare(scene, model=found, output=output, bands=bands, tile=tile, memory=memory)
+        reading = Reading(bands)
+        ready = prepare(
+            scene, model=found, output=output, reading=reading, tile=tile, memory=memory
+        )
         report = run(
             scene,
             model=found,

@@ -20,10 +20,11 @@ from segpipe.pipeline.fingerprint import Fields
 from segpipe.pipeline.grid import Grid
 from segpipe.pipeline.legend import Legend, LegendEntry
 from segpipe.pipeline.plan import CHUNK, Margin, Plan
-from segpipe.pipeline.scene import Scene, open_scene
+from segpipe.pipeline.scene import Scene
 from segpipe.pipeline.staging import begun
 from segpipe.workflows.catalogue import Model, find
 from segpipe.workflows.errors import OptionError
+from segpipe.workflows.inputs import Reading, open_input
 from segpipe.workflows.resident import Resident
 
 Method = Literal["one-pass", "sliding-window"]
@@ -123,7 +124,13 @@ def plan(
     """
     found = find(model, trust_model)
     ready = prepare(
-        scene, model=found, output=output, bands=bands, tile=tile, memory=memory, aoi=aoi
+        scene,
+        model=found,
+        output=output,
+        reading=Reading(bands),
+        tile=tile,
+        memory=memory,
+        aoi=aoi,
     )
     return PlanReport(
         tiles=len(ready.selection),
@@ -145,7 +152,7 @@ def prepare(
     *,
     model: Model | None,
     output: str | Path | None,
-    bands: Sequence[str | int] | None,
+    reading: Reading,
     tile: str | int,
     memory: str | None,
     method: Method = "one-pass",
@@ -162,8 +169,7 @@ def prepare(
     """
     found = find(model)
     card = found.card
-    names = None if bands is None else [str(band) for band in bands]
-    source = open_scene(scene, names, card.bands)
+    source = open_input(scene, reading, card)
     tiled = _by_method(as_tiled(found.network, card, found.footprint), method)
     costs = _costs(found, tiled, source)
     path = _output(scene, output)

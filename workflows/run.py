@@ -20,9 +20,9 @@ from segpipe.pipeline.staging import discard, staged_beside, staging
 from segpipe.workflows.again import Origin
 from segpipe.workflows.catalogue import Model, find
 from segpipe.workflows.errors import OptionError
-from segpipe.workflows.page import page_target, write_page
+from segpipe.workflows.inputs import Reading
 from segpipe.workflows.plan import THREADS, Method, Preparation, prepare, target
-from segpipe.workflows.polygons import polygon_target, write_polygons
+from segpipe.workflows.products import Products
 from segpipe.workflows.report import ClassTotal, Report, Seconds
 from segpipe.workflows.resident import Resident, decide_engine
 from segpipe.workflows.stages import Progress, Run, Watcher, create_store, fingerprint_of
@@ -107,19 +107,17 @@ def run(
         scene,
         model=found,
         output=output,
-        bands=bands,
+        reading=Reading(bands),
         tile=tile,
         memory=memory,
         method=method,
         aoi=aoi,
     )
     _refuse_target(ready)
-    resumed = bool(staged_beside(ready.output))
-    target_page = page_target(report, overwrite=overwrite or resumed)
-    if polygons is not None:
-        polygons = polygon_target(polygons, overwrite=overwrite or resumed)
-    if not resumed:
+    products = Products.of(polygons=polygons, report=report)
+    if not staged_beside(ready.output):
         _refuse_existing(ready.output, overwrite)
+        products.refuse_existing(overwrite=overwrite)
     with _workers(ready, scheduler, scheduler_file, workers) as runner:
         decide = partial(decide_engine, ready.scene, ready.plan, device, precision, engine)
         chosen = runner.call(decide)
@@ -130,15 +128,13 @@ def run(
             tally, seam = Tally(), None
             if not begun.is_published:
                 _refuse_existing(ready.output, overwrite)
-                page_target(report, overwrite=overwrite)
-                if polygons is not None:
-                    polygon_target(polygons, overwrite=overwrite)
+            products.claim(staged, overwrite=overwrite)
+            if not begun.is_published:
                 tally = Tally.of(begun.map_missing(watch))
                 seam = begun.check_seam()
             counts = total(begun.receipts(), ready.legend.values)
             mapped = time.perf_counter()
             begun.publish(counts, style=style, overwrite=overwrite)
-            areas = write_polygons(ready.output, polygons, overwrite=True) if polygons else None
             end = time.perf_counter()
             made = Report(
                 output=ready.output,
@@ -164,10 +160,8 @@ def run(
                 seconds=Seconds(end - start, tally.read, tally.predict, tally.write, end - mapped),
                 peak_rss_bytes=tally.peak_rss,
                 warnings=(*ready.scene.warnings, *_instead(ready, chosen, engine)),
-                polygons=areas,
             )
-            if target_page is not None:
-                write_page(target_page, made, ready, fields, origin)
+            made = products.write(made, ready, fields, origin)
             discard(staged)
     return replace(made, seconds=replace(made.seconds, total=time.perf_counter() - start))
 

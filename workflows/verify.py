@@ -18,6 +18,7 @@ from segpipe.pipeline.plan import CHUNK
 from segpipe.pipeline.scene import Scene, open_scene
 from segpipe.pipeline.window import Window
 from segpipe.workflows.catalogue import Model, find
+from segpipe.workflows.inputs import Reading
 from segpipe.workflows.plan import Method, prepare
 from segpipe.workflows.resident import Resident, decide_engine, recompute
 
@@ -101,7 +102,7 @@ def verify(
         scene,
         model=found,
         output=output,
-        bands=bands,
+        reading=Reading(bands),
         tile=CHUNK,
         memory=None,
         aoi=aoi,

@@ -102,6 +102,7 @@ def test_both_methods_make_the_same_map(
 
 def test_a_begun_run_does_not_go_on_with_the_other_method(code: str, tmp_path: Path) -> None:
     from segpipe.models.engine import Engine
+    from segpipe.workflows.inputs import Reading
     from segpipe.workflows.plan import prepare
     from segpipe.workflows.stages import fingerprint_of
 
@@ -110,7 +111,13 @@ def test_a_begun_run_does_not_go_on_with_the_other_method(code: str, tmp_path: P
     one, other = (
         fingerprint_of(
             prepare(
-                scene, model="model", output=None, bands=None, tile=256, memory=None, method=how
+                scene,
+                model="model",
+                output=None,
+                reading=Reading(),
+                tile=256,
+                memory=None,
+                method=how,
             ),
             Engine(),
             2,

@@ -200,7 +200,7 @@ def test_a_run_that_stopped_at_its_polygons_goes_on_there(
             whole(*arguments, **words)
         raise StorageError("no space")
 
-    monkeypatch.setattr("segpipe.workflows.run.write_polygons", stopped)
+    monkeypatch.setattr("segpipe.workflows.products.write_polygons", stopped)
     with pytest.raises(StorageError):
         run(scene, **options(tmp_path))
     made = (tmp_path / "map.tif").stat().st_mtime_ns
@@ -211,6 +211,25 @@ def test_a_run_that_stopped_at_its_polygons_goes_on_there(
     assert report.polygons is not None
     assert len(read(tmp_path / "areas.gpkg")[0]) == report.polygons.polygons
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_resumed_run_replaces_no_file_that_it_did_not_write(
+    named: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = named.with_name("scene.tif")
+
+    def stopped(*_: Any, **__: Any) -> None:
+        raise StorageError("no space")
+
+    monkeypatch.setattr("segpipe.workflows.products.write_polygons", stopped)
+    with pytest.raises(StorageError):
+        run(scene, **options(tmp_path))
+    monkeypatch.undo()
+    (tmp_path / "other.gpkg").write_text("precious")
+    with pytest.raises(FingerprintMismatchError, match=r"other\.gpkg exists"):
+        run(scene, **options(tmp_path) | {"polygons": tmp_path / "other.gpkg"})
+    assert (tmp_path / "other.gpkg").read_text() == "precious"
+    assert run(scene, **options(tmp_path)).polygons is not None
 
 
 def test_the_command_makes_them_too(

@@ -1,0 +1,78 @@
+"""What a run writes beside its map, each under a name of its own, and never over someone's file."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from segpipe.pipeline.errors import FingerprintMismatchError
+from segpipe.pipeline.fingerprint import Fields
+from segpipe.pipeline.staging import Staging
+from segpipe.workflows.again import Origin
+from segpipe.workflows.page import page_target, write_page
+from segpipe.workflows.plan import Preparation
+from segpipe.workflows.polygons import polygon_target, write_polygons
+from segpipe.workflows.report import Report
+
+
+@dataclass(frozen=True, slots=True)
+class Products:
+    """Where each product goes, absolute; None where it isn't wanted."""
+
+    polygons: Path | None = None
+    report: Path | None = None
+
+    @classmethod
+    def of(cls, *, polygons: str | Path | None, report: str | Path | None) -> "Products":
+        """The products under these names, each of which can be written.
+
+        Raises:
+            OptionError: a name tells no format.
+            StorageError: a folder isn't there, or can't be written to.
+        """
+        return cls(
+            None if polygons is None else polygon_target(polygons, overwrite=True),
+            page_target(report, overwrite=True),
+        )
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """All that are wanted."""
+        return tuple(path for path in (self.polygons, self.report) if path is not None)
+
+    def refuse_existing(self, *, overwrite: bool) -> None:
+        """Passes if no file is there under these names, or they may be replaced.
+
+        Raises:
+            FingerprintMismatchError: there is one.
+        """
+        if not overwrite:
+            _refuse_existing(self.paths)
+
+    def claim(self, staged: Staging, *, overwrite: bool) -> None:
+        """Notes in the staging folder that these files are the run's, for when it is resumed.
+
+        Raises:
+            FingerprintMismatchError: a file is there that this run didn't write.
+        """
+        others = [path for path in self.paths if not staged.has_claimed(path)]
+        if not overwrite:
+            _refuse_existing(others)
+        for path in others:
+            staged.claim(path)
+
+    def write(self, made: Report, ready: Preparation, fields: Fields, origin: Origin) -> Report:
+        """Writes what is made from the published map; the report, with what was written."""
+        if self.polygons is not None:
+            areas = write_polygons(made.output, self.polygons, overwrite=True)
+            made = replace(made, polygons=areas)
+        if self.report is not None:
+            write_page(self.report, made, ready, fields, origin)
+        return made
+
+
+def _refuse_existing(paths: Iterable[Path]) -> None:
+    for path in paths:
+        if path.exists():
+            raise FingerprintMismatchError(
+                f"{path} exists; choose another name, or replace it with --overwrite"
+            )
