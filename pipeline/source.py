@@ -46,12 +46,17 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """A band's name ("" where it has none), dtype and nodata as the file states it."""
+    """A band's name ("" where it has none), dtype and nodata as the file states it.
+
+    A stored number x means the physical value `scale * x + offset`.
+    """
 
     name: str
     dtype: str
     nodata: float | None
     alpha: bool = False
+    scale: float = 1.0
+    offset: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
