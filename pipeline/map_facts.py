@@ -51,22 +51,46 @@ def read_legend(path: Path) -> Legend | None:
     return next(filter(None, map(_legend, side_cars(path))), None)
 
 
+def read_counts(path: Path) -> dict[int, int] | None:
+    """Pixels by class value in a side-car of the map at `path`; None where none tells them."""
+    return next(filter(None, map(_counts, side_cars(path))), None)
+
+
 def _legend(side_car: Path) -> Legend | None:
     try:
-        data = side_car.read_bytes()[:_LARGEST]
-        # A document type could declare entities that grow without end.
-        root = None if b"<!DOCTYPE" in data else ElementTree.fromstring(data)
-        band = None if root is None else root.find(".//PAMRasterBand")
+        band = _band(side_car)
         if band is None:
             return None
-        fields = [field.findtext("Name", "") for field in band.iter("FieldDefn")]
-        rows = [
-            dict(zip(fields, (cell.text or "" for cell in row.iter("F")), strict=True))
-            for row in band.iter("Row")
-        ]
-        return Legend(band.findtext("Description", ""), tuple(map(_entry, rows)))
+        return Legend(band.findtext("Description", ""), tuple(map(_entry, _rows(band))))
     except (OSError, ElementTree.ParseError, KeyError, ValueError):
         return None
+
+
+def _counts(side_car: Path) -> dict[int, int] | None:
+    try:
+        band = _band(side_car)
+        if band is None:
+            return None
+        counts = {int(row["Value"]): int(float(row["Count"])) for row in _rows(band)}
+    except (OSError, ElementTree.ParseError, KeyError, ValueError, OverflowError):
+        return None
+    return counts if all(count >= 0 for count in counts.values()) else None
+
+
+def _band(side_car: Path) -> ElementTree.Element | None:
+    data = side_car.read_bytes()[:_LARGEST]
+    # A document type could declare entities that grow without end.
+    root = None if b"<!DOCTYPE" in data else ElementTree.fromstring(data)
+    return None if root is None else root.find(".//PAMRasterBand")
+
+
+def _rows(band: ElementTree.Element) -> list[dict[str, str]]:
+    """The attribute table's rows, by name of the field."""
+    fields = [field.findtext("Name", "") for field in band.iter("FieldDefn")]
+    return [
+        dict(zip(fields, (cell.text or "" for cell in row.iter("F")), strict=True))
+        for row in band.iter("Row")
+    ]
 
 
 def _entry(row: Mapping[str, str]) -> LegendEntry:

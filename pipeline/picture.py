@@ -1,7 +1,6 @@
 """A scene or a map as one small picture, in a format that browsers show."""
 
 import base64
-import itertools
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,12 +13,14 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.io import MemoryFile
 
 from segpipe.pipeline.legend import Legend
-from segpipe.pipeline.raster import RasterSource
 from segpipe.pipeline.scene import Scene
+from segpipe.pipeline.thinned import pick
 from segpipe.pipeline.window import Window
 
 _PERCENTILES = (2.0, 98.0)
-_BLOCK = 2048
+
+Limits = tuple[float, float]
+"""The values of a band that are shown as 0 and as 255."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,20 +75,9 @@ class _Picked:
         self, window: Window, indexes: tuple[int, ...], dtype: str
     ) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
         """See `Source.read`."""
-        source, grid = self.scene.source, self.scene.grid
-        if isinstance(source, RasterSource):
-            pixels, valid = source.read(grid.window, indexes, dtype, self.shape)
-            return pixels[:, window.slices[0], window.slices[1]], valid[window.slices]
-        pixels = np.zeros((len(indexes), *window.shape), dtype)
-        valid = np.zeros(window.shape, np.bool_)
-        rows = _centres(window.top, window.bottom, grid.height, self.shape[0])
-        columns = _centres(window.left, window.right, grid.width, self.shape[1])
-        for block, down, across in _blocks(rows, columns):
-            values, known = source.read(block, indexes, dtype)
-            picked = np.ix_(rows[down] - block.top, columns[across] - block.left)
-            pixels[:, down, across] = values[:, picked[0], picked[1]]
-            valid[down, across] = known[picked]
-        return pixels, valid
+        whole = self.scene.grid.window
+        pixels, valid = pick(self.scene.source, whole, self.shape, indexes, dtype)
+        return pixels[:, window.slices[0], window.slices[1]], valid[window.slices]
 
     def identity(self, full: bool) -> dict[str, Any]:
         """See `Source.identity`."""
@@ -114,7 +104,7 @@ def composite(scene: Scene, bands: Sequence[int], longest: int) -> Picture:
         nodata=tuple(scene.nodata[band] for band in bands),
     )
     pixels, valid = reduced(chosen, longest)
-    colors = [_stretched(band, valid) for band in pixels]
+    colors = [stretched(band, valid, limits(band, valid)) for band in pixels]
     alpha = np.where(valid, np.uint8(255), np.uint8(0))
     return _encoded(np.stack([*(colors * 3)[:3], alpha]), "WEBP", {"QUALITY": "88"})
 
@@ -140,41 +130,24 @@ def paint(scene: Scene, legend: Legend, longest: int) -> NDArray[np.uint8]:
     return colors
 
 
-def _stretched(band: NDArray[np.generic], valid: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    values = np.where(valid, band, 0).astype(np.float64)
+def limits(band: NDArray[np.generic], valid: NDArray[np.bool_]) -> Limits:
+    """The 2nd and the 98th percentile of a band's valid pixels; 0 and 0 where there are none."""
     if not valid.any():
-        return np.zeros(band.shape, np.uint8)
-    low, high = np.percentile(values[valid], _PERCENTILES)
+        return 0.0, 0.0
+    low, high = np.percentile(band[valid].astype(np.float64), _PERCENTILES)
+    return float(low), float(high)
+
+
+def stretched(
+    band: NDArray[np.generic], valid: NDArray[np.bool_], ends: Limits
+) -> NDArray[np.uint8]:
+    """A band with these limits at 0 and 255; 0 where it is invalid, grey where they are one."""
+    low, high = ends
+    values = np.where(valid, band, 0).astype(np.float64)
     spread = high - low
     share = (values - low) / spread if spread > 0 else np.full(band.shape, 0.5)
-    stretched: NDArray[np.uint8] = np.rint(np.clip(share, 0, 1) * 255).astype(np.uint8)
-    return stretched
-
-
-def _centres(start: int, end: int, length: int, count: int) -> NDArray[np.intp]:
-    """Which of `length` pixels holds the centre of each one of `count`, from `start` to `end`."""
-    # In integers: GDAL's choice where a centre lies on an edge.
-    return (2 * np.arange(start, end, dtype=np.intp) + 1) * length // (2 * count)
-
-
-def _blocks(rows: NDArray[np.intp], columns: NDArray[np.intp]) -> list[tuple[Window, slice, slice]]:
-    """Windows that hold all crossings of rows and columns, and which of them each one holds."""
-    return [
-        (Window(top, left, bottom - top, right - left), down, across)
-        for (top, bottom, down), (left, right, across) in itertools.product(
-            _spans(rows), _spans(columns)
-        )
-    ]
-
-
-def _spans(places: NDArray[np.intp]) -> list[tuple[int, int, slice]]:
-    """Rising places, cut where they reach another block: first, one behind the last, and which."""
-    cuts = np.flatnonzero(np.diff(places // _BLOCK)) + 1
-    edges = [0, *map(int, cuts), len(places)]
-    return [
-        (int(places[start]), int(places[end - 1]) + 1, slice(start, end))
-        for start, end in itertools.pairwise(edges)
-    ]
+    shown: NDArray[np.uint8] = np.rint(np.clip(share, 0, 1) * 255).astype(np.uint8)
+    return np.where(valid, shown, np.uint8(0))
 
 
 def _encoded(pixels: NDArray[np.uint8], driver: str, options: dict[str, str]) -> Picture:

@@ -1,6 +1,6 @@
 """The style of a report's page, and the few lines of script that move its swipe."""
 
-STYLE = """
+COLORS = """
 :root {
   color-scheme: light dark;
   --paper: #fbfaf7; --card: #ffffff; --ink: #1d2329; --soft: #545d66; --line: #dcdad3;
@@ -14,7 +14,12 @@ STYLE = """
     --warn-back: #3b2a12; --bar: #5aa9c4; --code: #262d33;
   }
 }
-* { box-sizing: border-box; }
+"""
+"""Variables of all pages, in both colour schemes."""
+
+STYLE = (
+    COLORS
+    + """* { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; }
 body {
   margin: 0; background: var(--paper); color: var(--ink);
@@ -167,6 +172,7 @@ footer { color: var(--soft); font-size: .875rem; margin-top: 2rem; }
   .tiling { max-width: 12rem; }
 }
 """
+)
 
 SCRIPT = """
 const view = document.querySelector(".view");

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from segpipe.pipeline import picture
+from segpipe.pipeline import picture, thinned
 from segpipe.pipeline.legend import Legend, LegendEntry
 from segpipe.pipeline.scene import Scene, open_scene
 from tests import toys
@@ -49,7 +49,7 @@ def test_every_container_gives_the_same_pixels(
     pixels = toys.landscape(height, width)
     scenes = stored(tmp_path_factory.mktemp("scenes"), pixels)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(picture, "_BLOCK", block)
+        patch.setattr(thinned, "_BLOCK", block)
         (first, valid), (again, known) = (picture.reduced(scene, longest) for scene in scenes)
     assert max(valid.shape) == min(longest, max(height, width))
     assert np.array_equal(first, again)
