@@ -48,7 +48,8 @@ class Source(Protocol):
 class Band:
     """A band's name ("" where it has none), dtype and nodata as the file states it.
 
-    A stored number x means the physical value `scale * x + offset`.
+    A stored number x means the physical value `scale * x + offset`. `aliases` are other names that
+    the band goes by.
     """
 
     name: str
@@ -57,6 +58,21 @@ class Band:
     alpha: bool = False
     scale: float = 1.0
     offset: float = 0.0
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def marker(self) -> float | None:
+        """The nodata that its dtype can hold; None where it has none, or never can be equal."""
+        if self.nodata is None or not np.isfinite(self.nodata):
+            return None
+        dtype = np.dtype(self.dtype)
+        if np.issubdtype(dtype, np.floating):
+            with np.errstate(over="ignore"):
+                value = float(dtype.type(self.nodata))
+            return value if np.isfinite(value) else None
+        limits = np.iinfo(dtype)
+        inside = limits.min <= self.nodata <= limits.max and float(self.nodata).is_integer()
+        return float(self.nodata) if inside else None
 
 
 @dataclass(frozen=True, slots=True)
