@@ -114,7 +114,7 @@ def _scene(
                 f"{place}: {title(band, index)} is {band.dtype}; a network takes one of "
                 f"{', '.join(DTYPES)}; convert it to one of them first"
             )
-    nodata = [_representable(band) for band in chosen]
+    nodata = tuple(band.marker for band in chosen)
     remarks += tuple(
         f"{title(band, index)} of {Path(place).name} says nodata is {band.nodata:g}, "
         f"which {band.dtype} can't hold: ignored"
@@ -127,7 +127,7 @@ def _scene(
         dtype=_common([band.dtype for band in chosen]),
         band_indexes=indexes,
         band_names=tuple(map(title, chosen, indexes)),
-        nodata=tuple(nodata),
+        nodata=nodata,
         block_shape=contents.block_shape,
         warnings=contents.warnings + remarks,
         source=contents.source,

@@ -1,0 +1,25 @@
+"""One file or folder of pixels, whatever its format."""
+
+from pathlib import Path
+
+from segpipe.pipeline.errors import InputRefusedError
+from segpipe.pipeline.raster import open_raster
+from segpipe.pipeline.source import Contents
+from segpipe.pipeline.zarr_scene import open_zarr
+
+
+def open_container(path: Path) -> Contents:
+    """What the GeoTIFF, JPEG 2000, VRT or Zarr at `path` holds.
+
+    Raises:
+        InputRefusedError: it's missing, damaged, or of a kind that isn't read here.
+    """
+    try:
+        if path.is_dir():
+            return open_zarr(path)
+        if path.is_file():
+            return open_raster(path)
+    except OSError as error:
+        raise InputRefusedError(f"{path}: can't be read: {error.strerror or error}") from error
+    found = "is neither a file nor a folder" if path.exists() else "doesn't exist"
+    raise InputRefusedError(f"{path}: {found}; name a GeoTIFF, JPEG 2000, VRT or Zarr scene")
