@@ -27,6 +27,7 @@ _CONVENTIONS = {
         "Coordinate reference system information for geospatial data",
     ),
     "spatial": ("689b58e2-cf7b-45e0-9fff-9cfc0883d6b4", "Spatial coordinate information"),
+    "multiscales": ("d35379db-88df-4056-af3a-620245f8e347", "Multiscale layout of zarr datasets"),
 }
 
 
@@ -38,15 +39,23 @@ class Coordinate:
     attributes: Attributes
 
 
-def coordinates(grid: Grid) -> Mapping[str, Coordinate]:
+def dimensions(suffix: str = "") -> tuple[str, str]:
+    """The names of rows and columns; those of a pyramid's level have a suffix such as `_2x`.
+
+    xarray's trees hand coordinates down to groups below, so the names must differ between levels.
+    """
+    return f"y{suffix}", f"x{suffix}"
+
+
+def coordinates(grid: Grid, suffix: str = "") -> Mapping[str, Coordinate]:
     """The coordinates `y` and `x`; none where rows and columns don't run along the crs's axes."""
     a, b, c, d, e, f = grid.transform
     if b != 0 or d != 0:
         return {}
-    axes = _cf_axes(grid)
+    axes, (y, x) = _cf_axes(grid), dimensions(suffix)
     return {
-        "y": Coordinate(f + e * _centres(grid.height), axes["Y"]),
-        "x": Coordinate(c + a * _centres(grid.width), axes["X"]),
+        y: Coordinate(f + e * _centres(grid.height), axes["Y"]),
+        x: Coordinate(c + a * _centres(grid.width), axes["X"]),
     }
 
 
@@ -70,13 +79,13 @@ def array_attributes(grid: Grid) -> Attributes:
     return attributes
 
 
-def geozarr_attributes(grid: Grid) -> Attributes:
+def geozarr_attributes(grid: Grid, suffix: str = "") -> Attributes:
     """GeoZarr's conventions for an array (y, x) of format 3."""
     rows, columns = np.array([0, 0, grid.height, grid.height]), np.array([0, grid.width] * 2)
     a, b, c, d, e, f = grid.transform
     x, y = a * columns + b * rows + c, d * columns + e * rows + f
     attributes: Attributes = {
-        "spatial:dimensions": ["y", "x"],
+        "spatial:dimensions": list(dimensions(suffix)),
         "spatial:transform": list(grid.transform),
         "spatial:transform_type": "affine",
         "spatial:shape": [grid.height, grid.width],
@@ -91,21 +100,52 @@ def geozarr_attributes(grid: Grid) -> Attributes:
     return {**attributes, "zarr_conventions": [entry for name in named for entry in _entries(name)]}
 
 
+def multiscale_attributes(levels: Mapping[str, Grid], resampling: str) -> Attributes:
+    """GeoZarr's conventions (multiscales, spatial, proj; v0.1) for the group over a pyramid.
+
+    Args:
+        levels: the grids of its arrays by their paths, the finest first; each was made of the one
+            before it.
+        resampling: how.
+    """
+    layout: list[Attributes] = []
+    for path, grid in levels.items():
+        made: Attributes = {"transform": {"scale": [1.0, 1.0]}}
+        if layout:
+            # Relative to what it was made of.
+            transform = {"scale": [2.0, 2.0], "translation": [0.0, 0.0]}
+            made = {"derived_from": layout[-1]["asset"], "transform": transform}
+        place = {"spatial:shape": list(grid.shape), "spatial:transform": list(grid.transform)}
+        layout.append({"asset": path, **made, **place})
+    base = geozarr_attributes(next(iter(levels.values())))
+    # Shape and transform belong to arrays; here they would be those of one level among several.
+    shared = ("spatial:dimensions", "spatial:bbox", "proj:wkt2", "proj:code")
+    return {
+        **{name: base[name] for name in shared if name in base},
+        "multiscales": {"layout": layout, "resampling_method": resampling},
+        "zarr_conventions": [_entry("multiscales"), *base["zarr_conventions"]],
+    }
+
+
 def _centres(length: int) -> NDArray[np.float64]:
     return np.arange(length, dtype=np.float64) + 0.5
 
 
-def _entries(name: str) -> list[Attributes]:
+def _entry(name: str) -> Attributes:
     uuid, description = _CONVENTIONS[name]
     repository = f"zarr-conventions/{name}"
-    entry = {
+    return {
         "uuid": uuid,
         "schema_url": f"https://raw.githubusercontent.com/{repository}/refs/tags/v0.1/schema.json",
         "spec_url": f"https://github.com/{repository}/blob/v0.1/README.md",
+        "name": name,
         "description": description,
     }
+
+
+def _entries(name: str) -> list[Attributes]:
     # rioxarray 0.23 knows a convention only by the second name.
-    return [{**entry, "name": name}, {**entry, "name": f"{name}:"}]
+    return [_entry(name), {**_entry(name), "name": f"{name}:"}]
 
 
 def _cf_axes(grid: Grid) -> dict[str, Attributes]:

@@ -63,6 +63,11 @@ class LabelStore:
         """Side in pixels of what one file holds: a chunk, or a shard where there are shards."""
         return (self._array.shards or self._array.chunks)[0]
 
+    @property
+    def zarr_format(self) -> ZarrFormat:
+        """2 or 3."""
+        return 2 if self._array.metadata.zarr_format == 2 else 3
+
     def read(self, window: Window) -> NDArray[np.uint8]:
         """The labels of any window inside, (row, column); nodata where nothing was written."""
         return np.asarray(self._array[window.slices], dtype=np.uint8)
@@ -114,6 +119,21 @@ class LabelStore:
         storage.write(self.path / ARRAY / name, pam.zarr_pam(legend, counts, ARRAY))
         storage.sync_folder(self.path / ARRAY)
 
+    def adopt(self, attributes: Mapping[str, Any]) -> None:
+        """Takes the groups below into the root of a store of format 3, which gets `attributes`.
+
+        Called again, it changes nothing.
+        """
+        files = sorted(self.path.rglob(_ROOT[3]))
+        with storage.reported("read", self.path):
+            data = {file.relative_to(self.path).as_posix(): file.read_bytes() for file in files}
+        held = {key: default_buffer_prototype().buffer.from_bytes(data[key]) for key in data}
+        memory = MemoryStore(held)
+        root = zarr.open_group(memory, mode="r+", zarr_format=3, use_consolidated=False)
+        root.update_attributes(dict(attributes))
+        _consolidate(memory, 3)
+        _write_files(self.path, {_ROOT[3]: held[_ROOT[3]]})
+
     @cached_property
     # In quotes: zarr 3.0 has no Array[...] when the program runs.
     def _array(self) -> "zarr.Array[Any]":
@@ -153,6 +173,7 @@ def create(
     side: int,
     attributes: Mapping[str, str],
     zarr_format: ZarrFormat = 2,
+    suffix: str = "",
 ) -> LabelStore:
     """A complete store at `path` with nodata everywhere; called again, it changes no labels.
 
@@ -164,6 +185,7 @@ def create(
             of shards.
         attributes: what the store says of its origin.
         zarr_format: 2 for every GDAL from 3.6 on, 3 for shards and GeoZarr.
+        suffix: ends the dimensions' names where the store is a level of a pyramid.
 
     Raises:
         ValueError: `side` isn't a multiple of `CHUNK`.
@@ -183,13 +205,9 @@ def create(
             **dict(sorted(attributes.items())),
         },
     )
-    _add_labels(root, grid, legend, side, zarr_format)
-    _add_georeference(root, grid, zarr_format)
-    with warnings.catch_warnings():
-        # Format 3 doesn't define consolidated metadata yet; stores that can't be listed need them.
-        warnings.simplefilter("ignore")
-        zarr.consolidate_metadata(memory, zarr_format=zarr_format)
-
+    _add_labels(root, grid, legend, side, zarr_format, suffix)
+    _add_georeference(root, grid, zarr_format, suffix)
+    _consolidate(memory, zarr_format)
     # The root's metadata come last: where they stand, the store is complete.
     last = _ROOT[zarr_format]
     _write_files(path, {key: held[key] for key in sorted(held) if key != last})
@@ -205,8 +223,15 @@ def shard_side(side: int) -> int:
     return CHUNK * max(count for count in range(1, most + 1) if chunks % count == 0)
 
 
+def _consolidate(memory: MemoryStore, zarr_format: ZarrFormat) -> None:
+    with warnings.catch_warnings():
+        # Format 3 doesn't define consolidated metadata yet; stores that can't be listed need them.
+        warnings.simplefilter("ignore")
+        zarr.consolidate_metadata(memory, zarr_format=zarr_format)
+
+
 def _add_labels(
-    root: zarr.Group, grid: Grid, legend: Legend, side: int, zarr_format: ZarrFormat
+    root: zarr.Group, grid: Grid, legend: Legend, side: int, zarr_format: ZarrFormat, suffix: str
 ) -> None:
     shards = (shard_side(side),) * 2 if zarr_format == 3 else None
     attributes = {
@@ -217,11 +242,11 @@ def _add_labels(
         **georeference.array_attributes(grid),
     }
     if zarr_format == 3:
-        attributes |= {"_FillValue": legend.nodata, **georeference.geozarr_attributes(grid)}
+        attributes |= {"_FillValue": legend.nodata, **georeference.geozarr_attributes(grid, suffix)}
     _add_array(
         root,
         ARRAY,
-        ("y", "x"),
+        georeference.dimensions(suffix),
         zarr_format,
         attributes,
         shape=grid.shape,
@@ -232,9 +257,9 @@ def _add_labels(
     )
 
 
-def _add_georeference(root: zarr.Group, grid: Grid, zarr_format: ZarrFormat) -> None:
+def _add_georeference(root: zarr.Group, grid: Grid, zarr_format: ZarrFormat, suffix: str) -> None:
     fill = None if zarr_format == 2 else 0
-    for name, coordinate in georeference.coordinates(grid).items():
+    for name, coordinate in georeference.coordinates(grid, suffix).items():
         array = _add_array(
             root,
             name,

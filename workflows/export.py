@@ -25,6 +25,7 @@ from segpipe.pipeline.label_store import LabelStore, ZarrFormat, create
 from segpipe.pipeline.legend import Legend
 from segpipe.pipeline.map_facts import MapFacts, read_facts
 from segpipe.pipeline.publish import publish_cog, publish_zarr, put_back
+from segpipe.pipeline.pyramid import write_pyramid
 from segpipe.pipeline.scene import Scene
 from segpipe.pipeline.window import Window
 from segpipe.workflows.errors import OptionError
@@ -149,6 +150,8 @@ def _write(
             tags=facts.tags,
             cache_bytes=_CACHE_BYTES,
         )
+    else:
+        write_pyramid(store, grid, legend, folder, cache_bytes=_CACHE_BYTES)
     publish(staged, place, legend, counts, style=style, overwrite=overwrite)
     return counts
 

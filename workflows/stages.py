@@ -19,6 +19,7 @@ from segpipe.pipeline.fingerprint import Fields
 from segpipe.pipeline.label_store import LabelStore, create
 from segpipe.pipeline.mapping import Job, is_stored
 from segpipe.pipeline.publish import publish_cog, publish_zarr
+from segpipe.pipeline.pyramid import write_pyramid
 from segpipe.pipeline.receipt import ClassCount, Receipt
 from segpipe.pipeline.staging import Staging
 from segpipe.pipeline.window import Window
@@ -40,6 +41,9 @@ _ROUNDING = 1e-3
 
 _PUBLISHED = 7 / 3
 """Bytes for each staged one while a GeoTIFF is made: the plain file, and one with overviews."""
+
+_WITH_PYRAMID = 5 / 6
+"""Bytes for each staged one while a store gets its pyramid: a third, and files on the way."""
 
 _CACHE_BYTES = 16_000_000
 """GDAL's block cache while a map is published."""
@@ -168,21 +172,25 @@ class Run:
         ready, store = self.ready, LabelStore(self.staged.store)
         pixels = {value: count.pixels for value, count in counts.items()}
         cog = ready.output.suffix == ".tif"
-        if cog and not self._verified.exists():
-            storage.make_folder(self.staged.scratch)
+        grid, scratch = ready.plan.grid, self.staged.scratch
+        if not self._verified.exists():
+            storage.make_folder(scratch)
             # Seen here, where there are words for it: GDAL on a full disk chatters.
             stored = sum(receipt.stored for receipt in self.receipts())
-            storage.require_free(self.staged.scratch, _PUBLISHED * stored)
-            write_cog(
-                store,
-                ready.plan.grid,
-                ready.legend,
-                self.file,
-                self.staged.scratch,
-                counts=pixels,
-                tags=provenance(ready, self.engine),
-                cache_bytes=_CACHE_BYTES,
-            )
+            storage.require_free(scratch, (_PUBLISHED if cog else _WITH_PYRAMID) * stored)
+            if cog:
+                write_cog(
+                    store,
+                    grid,
+                    ready.legend,
+                    self.file,
+                    scratch,
+                    counts=pixels,
+                    tags=provenance(ready, self.engine),
+                    cache_bytes=_CACHE_BYTES,
+                )
+            else:
+                write_pyramid(store, grid, ready.legend, scratch, cache_bytes=_CACHE_BYTES)
         storage.write(self._verified, b"")
         publish = publish_cog if cog else publish_zarr
         publish(self.file, ready.output, ready.legend, pixels, style=style, overwrite=overwrite)
