@@ -3,8 +3,8 @@
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
 from segpipe.models.errors import ModelError
@@ -16,6 +16,9 @@ LARGEST_WINDOW = 1 << 16
 
 Edges = Literal["zeros", "mirror"]
 """What lies beyond an image: nothing, or the image itself, its edge pixels first."""
+
+Units = Literal["stored", "reflectance"]
+"""In which numbers a network's mean and deviation are: those that files hold, or reflectances."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,7 @@ class ModelCard:
         name: one word, as it appears in outputs and messages.
         bands: names of the input bands, in the network's order.
         classes: the classes, in the order of the network's channels.
-        mean: one number a band, in the scene's own units; a band is fed as `(x - mean) / std`.
+        mean: one number a band, in `units`; a band is fed as `(x - mean) / std`.
         std: likewise, positive.
         window: side in pixels of the windows it was trained on; networks that can't be tiled
             exactly run at this size.
@@ -66,6 +69,8 @@ class ModelCard:
         licence: SPDX expression of the weights.
         training_data: where the examples came from.
         metrics: figures on data that training never saw, as JSON takes them.
+        units: whether x is the number that a scene's file holds ("stored"), or the reflectance that
+            it stands for, by the scale and the offset of its band.
 
     Raises:
         ModelError: the parts don't fit together.
@@ -83,6 +88,7 @@ class ModelCard:
     licence: str = ""
     training_data: str = ""
     metrics: dict[str, Any] = field(default_factory=dict, hash=False)
+    units: Units = "stored"
 
     def __post_init__(self) -> None:
         word = r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?"
@@ -130,6 +136,10 @@ class ModelCard:
                 )
         if min(self.std) <= 0:
             raise ModelError(f"{self.name}: std is positive, got {list(self.std)}")
+        if self.units not in get_args(Units):
+            raise ModelError(
+                f"{self.name}: units are {' or '.join(get_args(Units))}, got {self.units!r:.80}"
+            )
 
     def _check_classes(self) -> None:
         values = [info.value for info in self.classes]
@@ -150,8 +160,30 @@ class ModelCard:
         object.__setattr__(self, "metrics", metrics)
 
     def to_dict(self) -> dict[str, Any]:
-        """The card as JSON takes it."""
-        return asdict(self)
+        """The card as JSON takes it; the usual units are left out, as in older packages."""
+        table = asdict(self)
+        if self.units == "stored":
+            del table["units"]
+        return table
+
+    def in_stored_units(self, scales: Sequence[float], offsets: Sequence[float]) -> "ModelCard":
+        """The card for a scene whose stored number x stands for `scale * x + offset` in each band.
+
+        `(scale * x + offset - mean) / std` is `(x - m) / s` with `m = (mean - offset) / scale` and
+        `s = std / scale`: pixels stay as they are until they're normalised.
+
+        Raises:
+            ModelError: a scale isn't positive, or the numbers leave the range of floats.
+        """
+        if not all(scale > 0 for scale in scales):
+            raise ModelError(f"{self.name}: scales are positive, got {list(scales)}")
+        bands = list(zip(self.mean, self.std, scales, offsets, strict=True))
+        return replace(
+            self,
+            units="stored",
+            mean=tuple((mean - offset) / scale for mean, _, scale, offset in bands),
+            std=tuple(std / scale for _, std, scale, _ in bands),
+        )
 
     @classmethod
     def from_dict(cls, data: object) -> "ModelCard":

@@ -74,6 +74,7 @@ def _input(card: ModelCard) -> dict[str, Any]:
             "dim_order": ["batch", "bands", "height", "width"],
             "data_type": "float32",
         },
+        **_units(card),
         "value_scaling": [
             {"type": "z-score", "mean": mean, "stddev": std}
             for mean, std in zip(card.mean, card.std, strict=True)
@@ -81,6 +82,13 @@ def _input(card: ModelCard) -> dict[str, Any]:
         "resize_type": None,
         "pre_processing_function": None,
     }
+
+
+def _units(card: ModelCard) -> dict[str, Any]:
+    """Which numbers are scaled, where they aren't those that files hold."""
+    if card.units == "stored":
+        return {}
+    return {"description": "Reflectances: the bands' scales and offsets are applied first."}
 
 
 def _output(card: ModelCard) -> dict[str, Any]:

@@ -24,6 +24,7 @@ KEYS = (
     "description",
     "licence",
     "training_data",
+    "units",
 )
 """What a card's file may hold; all of it is optional."""
 
@@ -69,7 +70,7 @@ def describe(
         band_names: in the network's order.
         class_names: in the order of the network's channels.
         colors: one a class, as `#rrggbb`.
-        mean: one number a band in the scene's own units, or one for all.
+        mean: one number a band in the card's units (by default the scene's own), or one for all.
         std: likewise.
         window: side in pixels of the windows that the network was trained on.
 

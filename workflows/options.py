@@ -168,7 +168,8 @@ card = together(
         metavar="FILE.yaml",
         type=click.Path(path_type=Path),
         help="YAML with name, bands, classes, mean, std, window, overlap, edges, "
-        "description, licence, training_data, or some of them. The options below go before it.",
+        "description, licence, training_data, units (stored or reflectance), or some of them. The "
+        "options below go before it.",
     ),
     click.option(
         "--bands",
@@ -187,7 +188,8 @@ card = together(
     click.option(
         "--mean",
         type=Numbers(),
-        help="What is taken off each band, in the scene's own units: one number, or one a band.",
+        help="What is taken off each band, in the scene's own numbers, or reflectances if the card "
+        "says `units: reflectance`: one number, or one a band.",
     ),
     click.option("--std", type=Numbers(), help="What each band is divided by after that."),
     click.option(

@@ -41,6 +41,7 @@ def cards(draw: st.DrawFn) -> ModelCard:
         window=draw(st.integers(1, 4096)),
         description=draw(st.text(max_size=20)),
         metrics=draw(FIGURES),
+        units=draw(st.sampled_from(["stored", "reflectance"])),
     )
 
 
@@ -57,6 +58,41 @@ CARD = ModelCard(
 def test_a_card_survives_json_and_pickle(card: ModelCard) -> None:
     assert ModelCard.from_dict(json.loads(json.dumps(card.to_dict()))) == card
     assert pickle.loads(pickle.dumps(card)) == card
+
+
+def test_the_usual_units_change_nothing_in_what_older_packages_hold() -> None:
+    assert "units" not in CARD.to_dict()
+    assert replace(CARD, units="reflectance").to_dict() == {
+        **CARD.to_dict(),
+        "units": "reflectance",
+    }
+
+
+@given(
+    st.integers(0, 65535),
+    st.floats(1e-6, 1.0),
+    st.floats(-1.0, 1.0),
+    st.floats(-1.0, 1.0),
+    st.floats(1e-3, 1.0),
+)
+def test_stored_numbers_are_normalised_as_their_reflectances_are(
+    stored: int, scale: float, offset: float, mean: float, std: float
+) -> None:
+    card = replace(CARD, mean=(mean, mean), std=(std, std), units="reflectance")
+    folded = card.in_stored_units((scale, 1.0), (offset, 0.0))
+    expected = (scale * stored + offset - mean) / std
+    size = max(abs(mean), abs(offset), 1.0) / std
+    assert (stored - folded.mean[0]) / folded.std[0] == pytest.approx(
+        expected, abs=1e-9 * max(size, abs(expected))
+    )
+    assert (folded.mean[1], folded.std[1]) == (mean, std)
+    assert replace(folded, mean=card.mean, std=card.std, units="reflectance") == card
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), 5e-324])
+def test_a_scale_that_turns_or_flattens_a_band_is_refused(scale: float) -> None:
+    with pytest.raises(ModelError, match=r"scales are positive|finite number"):
+        CARD.in_stored_units((scale, 1.0), (0.0, 0.0))
 
 
 def test_metrics_are_what_json_gives_back() -> None:
@@ -84,6 +120,8 @@ def test_metrics_are_what_json_gives_back() -> None:
         ({"classes": ()}, "one value each"),
         ({"classes": (ClassInfo(1, "a", "#000000"), ClassInfo(1, "b", "#000000"))}, "one value"),
         ({"classes": (ClassInfo(1, "a", "#000000"), ClassInfo(2, "a", "#000000"))}, "one name"),
+        ({"units": "percent"}, "units are stored or reflectance"),
+        ({"units": None}, "units are stored or reflectance"),
         ({"window": 0}, "window"),
         ({"window": 64.0}, "window"),
         ({"window": 10**9}, "window"),
