@@ -3,6 +3,7 @@
 import copy
 import threading
 import time
+from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 from segpipe.models import onnx_session
 from segpipe.models.blend import Blended
 from segpipe.models.card import ModelCard
+from segpipe.models.certainty import CONFIDENCE, PROBABILITIES, certainty, gives_shares
 from segpipe.models.engine import Engine, Precision, default_threads, find_device, is_native
 from segpipe.models.errors import DeviceError, ModelError
 from segpipe.models.folding import fold
@@ -25,6 +27,9 @@ __all__ = ["MINIMUM_AGREEMENT", "Engine", "Precision", "TorchPredictor", "choose
 
 MINIMUM_AGREEMENT = 0.999
 """Share of a sample's labels that must be the same in fp32 before another precision is chosen."""
+
+CLASSES = "classes"
+"""Name of the labels among what a predictor gives."""
 
 ENGINES = ("auto", "torch", onnx_session.NAME)
 """What `choose_engine` takes."""
@@ -66,6 +71,7 @@ class TorchPredictor:
         values = [info.value for info in card.classes]
         self._values = torch.tensor(values, dtype=torch.uint8, device=self._device)
         self._lock = threading.Lock()
+        self._shares: bool | None = None
         cuda = self._device.type == "cuda"
         self._stream = torch.cuda.Stream(self._device) if cuda else None  # type: ignore[no-untyped-call]
         if self._stream is not None:
@@ -92,14 +98,39 @@ class TorchPredictor:
             valid: True where every band holds a measurement, (row, column).
             core: rows and columns of `pixels` that are wanted.
         """
+        return self.layers(pixels, valid, core, (CLASSES,))[CLASSES]
+
+    def layers(
+        self,
+        pixels: NDArray[np.generic],
+        valid: NDArray[np.bool_],
+        core: tuple[slice, slice],
+        wanted: Collection[str],
+    ) -> dict[str, NDArray[np.uint8]]:
+        """The layers of `core` that are wanted, by name, from one pass.
+
+        `classes` are the labels, (row, column). `probabilities` are those of the card's classes in
+        its order, (class, row, column), and `confidence` is the greatest of them, then its lead
+        over the second one, (2, row, column): both as round(250 p), 255 where scores aren't finite.
+        Invalid pixels hold what the network says of them.
+
+        Args:
+            pixels, valid, core: as for a call.
+            wanted: names of layers.
+
+        Raises:
+            ValueError: no layer has this name.
+        """
         bands = len(self._card.bands)
         if pixels.ndim != 3 or len(pixels) != bands or valid.shape != pixels.shape[1:]:
             raise ValueError(
                 f"{self._card.name} takes {bands} bands and a mask of their size, got pixels of "
                 f"shape {pixels.shape} and a mask of shape {valid.shape}"
             )
+        if unknown := set(wanted) - {CLASSES, PROBABILITIES, CONFIDENCE}:
+            raise ValueError(f"there are no layers {sorted(unknown)}")
         try:
-            return self._predict(pixels, valid, core)
+            return self._predict(pixels, valid, core, wanted)
         except RuntimeError as error:
             if not _is_out_of_memory(error):
                 raise
@@ -124,22 +155,41 @@ class TorchPredictor:
         return (time.perf_counter() - start) / repeats
 
     def _predict(
-        self, pixels: NDArray[np.generic], valid: NDArray[np.bool_], core: tuple[slice, slice]
-    ) -> NDArray[np.uint8]:
+        self,
+        pixels: NDArray[np.generic],
+        valid: NDArray[np.bool_],
+        core: tuple[slice, slice],
+        wanted: Collection[str],
+    ) -> dict[str, NDArray[np.uint8]]:
         raw, usable = self._staged(pixels), self._staged(valid)
+        further = [name for name in wanted if name != CLASSES]
+        shares = bool(further) and self._gives_shares()
+        found: dict[str, Tensor] = {}
         with (
             self._lock,
             torch.inference_mode(),
             _settings(self._engine),
             torch.cuda.stream(self._stream),
         ):
-            scores = self._scores(self._normalised(raw, usable))
-            labels = self._labels(scores[(0, slice(None), *core)])
+            scores = self._scores(self._normalised(raw, usable))[(0, slice(None), *core)]
+            if CLASSES in wanted:
+                found[CLASSES] = self._labels(scores)
+            if further:
+                pinned = self._stream is not None
+                found |= certainty(scores, further, shares=shares, pinned=pinned)
             finished = self._stream.record_event() if self._stream else None
         # Outside of the lock: the next tile's work is queued before this one's has ended.
         if finished is not None:
             finished.synchronize()
-        return labels.numpy()
+        return {name: layer.numpy() for name, layer in found.items()}
+
+    def _gives_shares(self) -> bool:
+        """Whether the network's scores are probabilities; found once."""
+        with self._lock:
+            if self._shares is None:
+                side = -(-SAMPLE // self._stride) * self._stride
+                self._shares = gives_shares(self._network, len(self._card.bands), side)
+            return self._shares
 
     def _prepared(self, network: nn.Module) -> nn.Module:
         engine = self._engine

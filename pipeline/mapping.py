@@ -5,6 +5,7 @@ import resource
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from segpipe.pipeline.aoi import Mask, Piece
 from segpipe.pipeline.area import row_areas
 from segpipe.pipeline.label_store import LabelStore
+from segpipe.pipeline.layer import CLASSES
 from segpipe.pipeline.plan import CHUNK, Plan, Tile
 from segpipe.pipeline.predictor import Predictor
 from segpipe.pipeline.receipt import Receipt, count_classes
@@ -88,13 +90,34 @@ def label(
     `pixels` (band, row, column) and `valid` (row, column) cover `read`, `wanted` covers `core`.
     What isn't wanted is a measurement all the same: the network sees it.
     """
+    found = layers(plan, pixels, valid, read, core, predictor, nodata, {CLASSES: None}, wanted)
+    return found[CLASSES]
+
+
+def layers(
+    plan: Plan,
+    pixels: Pixels,
+    valid: Mask,
+    read: Window,
+    core: Window,
+    predictor: Predictor,
+    nodata: int,
+    bands: Mapping[str, int | None],
+    wanted: Mask | None = None,
+) -> dict[str, Labels]:
+    """Layers of `core` by name, (row, column) or (band, row, column); see `label`.
+
+    `bands` tells which ones are made, and how many bands each has; None where it has no such axis.
+    """
     inside = valid[core.relative_to(read).slices]
     if wanted is not None:
         inside = inside & wanted
     if not inside.any():
-        return np.full(core.shape, nodata, np.uint8)
-    labels = _predict(plan, pixels, valid, read, core, predictor)
-    return np.where(inside, labels, np.uint8(nodata))
+        return {
+            name: np.full(_shape(count, core), nodata, np.uint8) for name, count in bands.items()
+        }
+    found = _predict(plan, pixels, valid, read, core, predictor, bands)
+    return {name: np.where(inside, layer, np.uint8(nodata)) for name, layer in found.items()}
 
 
 def is_stored(job: Job, tile: Tile) -> Receipt | None:
@@ -118,22 +141,34 @@ def peak_rss() -> int:
 
 
 def _predict(
-    plan: Plan, pixels: Pixels, valid: Mask, read: Window, core: Window, predictor: Predictor
-) -> Labels:
+    plan: Plan,
+    pixels: Pixels,
+    valid: Mask,
+    read: Window,
+    core: Window,
+    predictor: Predictor,
+    bands: Mapping[str, int | None],
+) -> dict[str, Labels]:
     inner = core.relative_to(read)
     try:
-        return predictor(pixels, valid, inner.slices)
+        return predictor.layers(pixels, valid, inner.slices, tuple(bands))
     except MemoryError:
         # Where all windows have one shape, `read` may be more than the core needs.
         parts: tuple[Window, ...] = core.halves() if core.pixels > CHUNK * CHUNK else (core,)
         if parts == (core,) and plan.reads(core) == read:
             raise
-    labels = np.empty(core.shape, np.uint8)
+    whole = {name: np.empty(_shape(count, core), np.uint8) for name, count in bands.items()}
     for half in parts:
         # Each half reads what it needs and no more, on the stride: no label can change.
         part = plan.reads(half)
         rows, columns = part.relative_to(read).slices
-        labels[half.relative_to(core).slices] = _predict(
-            plan, pixels[:, rows, columns], valid[rows, columns], part, half, predictor
+        found = _predict(
+            plan, pixels[:, rows, columns], valid[rows, columns], part, half, predictor, bands
         )
-    return labels
+        for name, layer in found.items():
+            whole[name][(..., *half.relative_to(core).slices)] = layer
+    return whole
+
+
+def _shape(bands: int | None, core: Window) -> tuple[int, ...]:
+    return core.shape if bands is None else (bands, *core.shape)

@@ -1,12 +1,14 @@
 """A tile is read, predicted, written and proved; memory that runs out changes no label."""
 
+from collections.abc import Collection
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from segpipe.pipeline.mapping import label
+from segpipe.pipeline.mapping import label, layers
 from segpipe.pipeline.plan import CHUNK, Margin, Plan
 from segpipe.pipeline.receipt import Receipt, count_classes, total
 from tests import toys
@@ -35,6 +37,17 @@ class Neighbours:
         labels: NDArray[np.uint8] = ((around + phase) % 250).astype(np.uint8)
         return labels[core]
 
+    def layers(
+        self,
+        pixels: NDArray[np.generic],
+        valid: NDArray[np.bool_],
+        core: tuple[slice, slice],
+        wanted: Collection[str],
+    ) -> dict[str, NDArray[np.uint8]]:
+        labels = self(pixels, valid, core)
+        made = {"classes": labels, "confidence": np.stack([labels, 250 - labels])}
+        return {name: made[name] for name in wanted}
+
 
 @settings(deadline=None, max_examples=50)
 @given(
@@ -57,12 +70,14 @@ def test_tiles_and_halves_of_tiles_are_the_whole(
     predictor = Neighbours(reach, stride, most)
     for tile in plan.tiles():
         rows, columns = tile.read.slices
-        made = label(
+        made = layers(
             plan, pixels[:, rows, columns], valid[rows, columns], tile.read, tile.core,
-            predictor, 255,
+            predictor, 255, {"classes": None, "confidence": 2},
         )  # fmt: skip
         expected = np.where(valid, whole, 255)[tile.core.slices]
-        assert np.array_equal(made, expected)
+        assert np.array_equal(made["classes"], expected)
+        lead = np.where(valid, 250 - whole, 255)[tile.core.slices]
+        assert np.array_equal(made["confidence"], np.stack([expected, lead]))
 
 
 def test_memory_that_is_too_small_for_a_chunk_is_told() -> None:
@@ -74,16 +89,15 @@ def test_memory_that_is_too_small_for_a_chunk_is_told() -> None:
 
 
 def test_where_nothing_is_valid_the_network_is_not_asked() -> None:
-    def never(
-        pixels: NDArray[np.generic], valid: NDArray[np.bool_], core: tuple[slice, slice]
-    ) -> NDArray[np.uint8]:
-        raise AssertionError("the network was asked")
-
     pixels = np.zeros((3, 40, 50), np.uint16)
     plan = Plan(toys.grid(40, 50), CHUNK, 1, Margin(0, 0, 0, 0))
     tile = plan.tile(0, 0)
-    made = label(plan, pixels, pixels[0] > 0, tile.read, tile.core, never, 255)
-    assert (made == 255).all()
+    bands = {"classes": None, "probabilities": 5}
+    never = Neighbours(0, 1, 0)
+    made = layers(plan, pixels, pixels[0] > 0, tile.read, tile.core, never, 255, bands)
+    assert made["classes"].shape == (40, 50)
+    assert made["probabilities"].shape == (5, 40, 50)
+    assert all((layer == 255).all() for layer in made.values())
 
 
 @given(st.integers(0, 2**32 - 1), st.booleans())
