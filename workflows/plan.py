@@ -66,6 +66,18 @@ class Preparation:
         entries = (LegendEntry(info.value, info.name, info.color) for info in card.classes)
         return Legend(card.name, tuple(entries))
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Lines for the user."""
+        _, b, _, d, _, _ = self.plan.grid.transform
+        if self.output.suffix != ".zarr" or (b == 0 and d == 0):
+            return self.scene.warnings
+        rotated = (
+            f"{Path(self.scene.path).name} is rotated: GDAL before 3.13 and QGIS before 3.44 don't "
+            "see where a Zarr map of it lies; an output that ends in .tif keeps it"
+        )
+        return (*self.scene.warnings, rotated)
+
 
 @dataclass(frozen=True, slots=True)
 class PlanReport:
@@ -143,7 +155,7 @@ def plan(
         seconds=_expected_seconds(ready, device, precision, engine),
         footprint=ready.model.footprint,
         output=ready.output,
-        warnings=ready.scene.warnings,
+        warnings=ready.warnings,
     )
 
 

@@ -159,7 +159,7 @@ def run(
                 seam=seam,
                 seconds=Seconds(end - start, tally.read, tally.predict, tally.write, end - mapped),
                 peak_rss_bytes=tally.peak_rss,
-                warnings=(*ready.scene.warnings, *_instead(ready, chosen, engine)),
+                warnings=(*ready.warnings, *_instead(ready, chosen, engine)),
             )
             made = products.write(made, ready, fields, origin)
             discard(staged)
