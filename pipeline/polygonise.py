@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from segpipe.pipeline.area import row_areas
 from segpipe.pipeline.errors import InputRefusedError
-from segpipe.pipeline.grid import Affine
+from segpipe.pipeline.grid import Affine, Grid
 from segpipe.pipeline.regions import NODATA, Integers, Labels, Regions, regions
 from segpipe.pipeline.scene import Scene
 from segpipe.pipeline.window import Window
@@ -27,12 +27,12 @@ class Outlines:
     Attributes:
         values: of each polygon, (polygons,).
         shapes: the polygons in the map's crs, outer rings counter-clockwise, (polygons,).
-        areas: in square metres, or None where the map's crs gives none, (polygons,).
+        areas: in square metres, NaN where the map's crs gives none, (polygons,).
     """
 
     values: Labels
     shapes: NDArray[np.object_]
-    areas: NDArray[np.float64] | None
+    areas: NDArray[np.float64]
 
 
 def polygonise(scene: Scene, rows: int | None = None) -> Iterator[Outlines]:
@@ -50,20 +50,84 @@ def polygonise(scene: Scene, rows: int | None = None) -> Iterator[Outlines]:
         InputRefusedError: the pixels aren't whole numbers of 32 bits.
         CorruptInputError: the pixels can't be read.
     """
+    grid = scene.grid
+    above = area_above(grid)
+    height = rows or max(1, min(_MOST_ROWS, PIXELS // grid.width))
+    for found in regions(_strips(scene, height), grid.width):
+        if len(found.values):
+            shapes = trace(found, grid.transform)
+            yield Outlines(found.values, shapes, areas(found, above))
+
+
+def read_labels(scene: Scene, window: Window) -> Labels:
+    """The labels (row, column) of a window, `NODATA` where there are none.
+
+    Raises:
+        InputRefusedError: the pixels aren't whole numbers of 32 bits.
+        CorruptInputError: the pixels can't be read.
+    """
+    limits = np.iinfo(np.int32)
     if np.dtype(scene.dtype).kind not in "iu":
         raise InputRefusedError(
             f"{scene.path}: holds {scene.dtype}, expected whole numbers; name a map of classes"
         )
-    grid = scene.grid
-    a, b, _, d, e, _ = grid.transform
-    above = _area_above(scene)
-    height = rows or max(1, min(_MOST_ROWS, PIXELS // grid.width))
-    for found in regions(_strips(scene, height), grid.width):
-        if not len(found.values):
-            continue
-        rings = _rings(found, clockwise=a * e > b * d)
-        shapes = _shapes(found, rings, grid.transform)
-        yield Outlines(found.values, shapes, None if above is None else _areas(found, above))
+    pixels, valid = scene.read(window)
+    values = pixels[0]
+    if np.dtype(scene.dtype).itemsize >= limits.dtype.itemsize:
+        strange = values[valid & ((values > limits.max) | (values <= limits.min))]
+        if strange.size:
+            raise InputRefusedError(
+                f"{scene.path}: holds {strange[0]}, expected whole numbers of 32 bits; "
+                "name a map of classes"
+            )
+    labels = values.astype(np.int32)
+    labels[~valid] = NODATA
+    return labels
+
+
+def area_above(grid: Grid) -> NDArray[np.float64] | None:
+    """Square metres between the raster's upper edge and each line of vertices, a pixel wide.
+
+    None where the crs gives no areas.
+    """
+    rows = row_areas(grid, 0, grid.height)
+    return None if rows is None else np.concatenate([[0.0], np.cumsum(rows)])
+
+
+def areas(found: Regions, above: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    """Square metres of each region's pixels, (regions,); NaN where `area_above` gives None.
+
+    Green's theorem: each horizontal edge takes what is above it from, or adds it to, the sum.
+    """
+    if above is None:
+        return np.full(len(found.values), np.nan)
+    lengths = np.diff(found.column)[::2]
+    signed = np.where(found.kind[::2] & 1, -lengths, lengths) * above[found.row[::2]]
+    return np.asarray(np.bincount(found.region[::2], signed, len(found.values)), np.float64)
+
+
+def trace(found: Regions, transform: Affine) -> NDArray[np.object_]:
+    """The regions as polygons, outer rings counter-clockwise under the transform, (regions,)."""
+    a, b, _, d, e, _ = transform
+    return _shapes(found, _rings(found, clockwise=a * e > b * d), transform)
+
+
+def vertical_partners(found: Regions) -> Integers:
+    """For each node the one at the other end of its vertical edge, (nodes,)."""
+    columns = int(found.column.max()) + 1
+    order = np.argsort(found.region * columns + found.column, kind="stable")
+    first, second = order[:-1], order[1:]
+    touching = (
+        (found.region[first] == found.region[second])
+        & (found.row[first] == found.row[second])
+        & (found.column[first] == found.column[second])
+        & (found.kind[first] == 0)
+    )
+    twins = np.flatnonzero(touching)
+    order[twins], order[twins + 1] = order[twins + 1], order[twins]
+    partners = np.empty_like(order)
+    partners[order[::2]], partners[order[1::2]] = order[1::2], order[::2]
+    return partners
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,34 +146,9 @@ class _Rings:
 
 
 def _strips(scene: Scene, rows: int) -> Iterator[Labels]:
-    grid, limits = scene.grid, np.iinfo(np.int32)
-    for top in range(0, grid.height, rows):
-        window = Window(top, 0, min(rows, grid.height - top), grid.width)
-        pixels, valid = scene.read(window)
-        values = pixels[0]
-        if np.dtype(scene.dtype).itemsize >= limits.dtype.itemsize:
-            strange = values[valid & ((values > limits.max) | (values <= limits.min))]
-            if strange.size:
-                raise InputRefusedError(
-                    f"{scene.path}: holds {strange[0]}, expected whole numbers of 32 bits; "
-                    "name a map of classes"
-                )
-        labels = values.astype(np.int32)
-        labels[~valid] = NODATA
-        yield labels
-
-
-def _area_above(scene: Scene) -> NDArray[np.float64] | None:
-    """Area between the raster's upper edge and each line of vertices, a pixel wide."""
-    areas = row_areas(scene.grid, 0, scene.grid.height)
-    return None if areas is None else np.concatenate([[0.0], np.cumsum(areas)])
-
-
-def _areas(found: Regions, above: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Green's theorem: each horizontal edge takes what is above it from, or adds it to, the sum."""
-    lengths = np.diff(found.column)[::2]
-    signed = np.where(found.kind[::2] & 1, -lengths, lengths) * above[found.row[::2]]
-    return np.asarray(np.bincount(found.region[::2], signed, len(found.values)), np.float64)
+    height, width = scene.grid.shape
+    for top in range(0, height, rows):
+        yield read_labels(scene, Window(top, 0, min(rows, height - top), width))
 
 
 def _rings(found: Regions, *, clockwise: bool) -> _Rings:
@@ -119,7 +158,7 @@ def _rings(found: Regions, *, clockwise: bool) -> _Rings:
     line, two by two. Where a region touches itself at a vertex, the edges are joined around the
     pixels that aren't its own: no ring meets itself, and holes are rings of their own.
     """
-    opposite = _vertical_partners(found)
+    opposite = vertical_partners(found)
     edges = np.arange(0, len(found.kind), 2)
     begin = edges + ((found.kind[::2] & 1) != clockwise)
     following = (opposite[begin ^ 1] >> 1).tolist()
@@ -139,24 +178,6 @@ def _rings(found: Regions, *, clockwise: bool) -> _Rings:
         np.concatenate([[0], np.cumsum(np.add.reduceat(kept, ends[:-1], dtype=np.int64))]),
         np.append(outer, len(starts) - 1),
     )
-
-
-def _vertical_partners(found: Regions) -> Integers:
-    """For each node the one at the other end of its vertical edge."""
-    columns = int(found.column.max()) + 1
-    order = np.argsort(found.region * columns + found.column, kind="stable")
-    first, second = order[:-1], order[1:]
-    touching = (
-        (found.region[first] == found.region[second])
-        & (found.row[first] == found.row[second])
-        & (found.column[first] == found.column[second])
-        & (found.kind[first] == 0)
-    )
-    twins = np.flatnonzero(touching)
-    order[twins], order[twins + 1] = order[twins + 1], order[twins]
-    partners = np.empty_like(order)
-    partners[order[::2]], partners[order[1::2]] = order[1::2], order[::2]
-    return partners
 
 
 def _cycles(following: list[int]) -> tuple[Integers, Integers]:

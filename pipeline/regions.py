@@ -99,7 +99,7 @@ def _advance(above: _Open, strip: Labels, top: int) -> tuple[Regions, _Open]:
     # Two runs that touch do so first where one of them starts.
     row, column = np.nonzero(down & (starts[1:] | starts[:-1]) & (block[1:] != NODATA))
     first = np.concatenate([run[row, column], np.arange(len(above.runs))])
-    root = _joined(len(values), first, np.concatenate([run[row + 1, column], above.runs]))
+    root = joined(len(values), first, np.concatenate([run[row + 1, column], above.runs]))
 
     row, column, kind = _nodes(block, across, down)
     region = root[np.concatenate([above.region, run[row + _ROW[kind], column + _COLUMN[kind]]])]
@@ -135,7 +135,7 @@ def _nodes(
     return row.repeat(times), column.repeat(times), kind.repeat(times)
 
 
-def _joined(count: int, first: Integers, second: Integers) -> Integers:
+def joined(count: int, first: Integers, second: Integers) -> Integers:
     """For each of `count` things the least one that it is joined to by pairs, (count,).
 
     Union-find on arrays: every root hooks onto the least neighbour, then all paths are halved.

@@ -139,7 +139,7 @@ class _Tally:
 
     def count(self, found: Outlines) -> Features:
         """The table of those that are large enough."""
-        areas = np.full(len(found.values), np.nan) if found.areas is None else found.areas
+        areas = found.areas
         kept = ~(areas < self._min_area)
         for value in np.unique(found.values).tolist():
             here = found.values == value
