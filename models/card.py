@@ -71,6 +71,7 @@ class ModelCard:
         metrics: figures on data that training never saw, as JSON takes them.
         units: whether x is the number that a scene's file holds ("stored"), or the reflectance that
             it stands for, by the scale and the offset of its band.
+        resolution: side of a pixel in metres in what it was trained on; None for any.
 
     Raises:
         ModelError: the parts don't fit together.
@@ -89,6 +90,7 @@ class ModelCard:
     training_data: str = ""
     metrics: dict[str, Any] = field(default_factory=dict, hash=False)
     units: Units = "stored"
+    resolution: float | None = None
 
     def __post_init__(self) -> None:
         word = r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?"
@@ -102,6 +104,13 @@ class ModelCard:
             raise ModelError(
                 f"{self.name}: window is a side from 1 to {LARGEST_WINDOW} pixels, "
                 f"got {self.window!r}"
+            )
+        if self.resolution is not None and not (
+            _is_finite(self.resolution) and self.resolution > 0
+        ):
+            raise ModelError(
+                f"{self.name}: resolution is the side of a pixel in metres, "
+                f"got {self.resolution!r:.80}"
             )
         self._check_blend()
         for title in ("description", "licence", "training_data"):
@@ -160,10 +169,12 @@ class ModelCard:
         object.__setattr__(self, "metrics", metrics)
 
     def to_dict(self) -> dict[str, Any]:
-        """The card as JSON takes it; the usual units are left out, as in older packages."""
+        """The card as JSON takes it; what is younger than older packages is told if it's given."""
         table = asdict(self)
         if self.units == "stored":
             del table["units"]
+        if self.resolution is None:
+            del table["resolution"]
         return table
 
     def in_stored_units(self, scales: Sequence[float], offsets: Sequence[float]) -> "ModelCard":

@@ -40,6 +40,7 @@ def model_item(card: ModelCard, architecture: str, parameters: int, asset: Asset
             **ANYTIME,
             **({"description": card.description} if card.description else {}),
             **({"license": _licence(card.licence)} if card.licence else {}),
+            **({} if card.resolution is None else {"gsd": card.resolution}),
             "bands": bands,
             "mlm:name": _name(card.name),
             "mlm:architecture": architecture,

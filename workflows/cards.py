@@ -25,6 +25,7 @@ KEYS = (
     "licence",
     "training_data",
     "units",
+    "resolution",
 )
 """What a card's file may hold; all of it is optional."""
 

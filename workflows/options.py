@@ -168,8 +168,8 @@ card = together(
         metavar="FILE.yaml",
         type=click.Path(path_type=Path),
         help="YAML with name, bands, classes, mean, std, window, overlap, edges, "
-        "description, licence, training_data, units (stored or reflectance), or some of them. The "
-        "options below go before it.",
+        "description, licence, training_data, units (stored or reflectance), resolution (metres), "
+        "or some of them. The options below go before it.",
     ),
     click.option(
         "--bands",

@@ -42,6 +42,7 @@ def cards(draw: st.DrawFn) -> ModelCard:
         description=draw(st.text(max_size=20)),
         metrics=draw(FIGURES),
         units=draw(st.sampled_from(["stored", "reflectance"])),
+        resolution=draw(st.none() | st.floats(0.01, 1000)),
     )
 
 
@@ -60,8 +61,8 @@ def test_a_card_survives_json_and_pickle(card: ModelCard) -> None:
     assert pickle.loads(pickle.dumps(card)) == card
 
 
-def test_the_usual_units_change_nothing_in_what_older_packages_hold() -> None:
-    assert "units" not in CARD.to_dict()
+def test_what_is_not_given_changes_nothing_in_what_older_packages_hold() -> None:
+    assert not {"units", "resolution"} & CARD.to_dict().keys()
     assert replace(CARD, units="reflectance").to_dict() == {
         **CARD.to_dict(),
         "units": "reflectance",
@@ -122,6 +123,9 @@ def test_metrics_are_what_json_gives_back() -> None:
         ({"classes": (ClassInfo(1, "a", "#000000"), ClassInfo(2, "a", "#000000"))}, "one name"),
         ({"units": "percent"}, "units are stored or reflectance"),
         ({"units": None}, "units are stored or reflectance"),
+        ({"resolution": 0}, "side of a pixel in metres"),
+        ({"resolution": float("nan")}, "side of a pixel in metres"),
+        ({"resolution": "10 m"}, "side of a pixel in metres"),
         ({"window": 0}, "window"),
         ({"window": 64.0}, "window"),
         ({"window": 10**9}, "window"),

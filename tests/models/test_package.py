@@ -212,6 +212,18 @@ def test_the_item_describes_input_and_output(folder: Path) -> None:
     ]
 
 
+def test_the_resolution_of_the_training_data_is_told_as_ground_sample_distance(
+    tmp_path: Path,
+) -> None:
+    plain = small()
+    model = SegmentationModel(plain.network, replace(plain.card, resolution=28.5))
+    save(model, tmp_path / "fine")
+    own = json.loads((tmp_path / "fine" / ITEM).read_text())["properties"]
+    assert own["gsd"] == 28.5
+    assert load(tmp_path / "fine").card == model.card
+    assert load(tmp_path / "fine").digest == model.digest != plain.digest
+
+
 def test_one_asset_is_the_model(folder: Path) -> None:
     (asset,) = json.loads((folder / ITEM).read_text())["assets"].values()
     assert (folder / asset["href"]).is_file()
