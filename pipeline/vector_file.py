@@ -1,21 +1,20 @@
-"""Polygons written into vector files (GeoPackage, FlatGeobuf): in batches, and whole or not."""
+"""Polygons in vector files (GeoPackage, FlatGeobuf, GeoParquet): in batches, and whole or not."""
 
 import errno
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyogrio
 import shapely
-from numpy.typing import NDArray
 
-from segpipe.pipeline import ogr, storage
+from segpipe.pipeline import geoparquet, ogr, storage
 from segpipe.pipeline.errors import FingerprintMismatchError, StorageError
+from segpipe.pipeline.features import Features
 
 LAYER = "classes"
 """Name of the one layer."""
@@ -23,7 +22,13 @@ LAYER = "classes"
 _GEOMETRY = "geom"
 """Name of the column of shapes in a GeoPackage that GDAL makes."""
 
-_DRIVERS = {".gpkg": "GPKG", ".fgb": "FlatGeobuf", ".parquet": "Parquet"}
+_DRIVERS = {".gpkg": "GPKG", ".fgb": "FlatGeobuf"}
+
+PARQUET = ".parquet"
+"""Ending of the format that takes pyarrow."""
+
+SUFFIXES = (*_DRIVERS, PARQUET)
+"""Endings of files that can be written."""
 
 # GDAL 3.6 warns of anything newer.
 _OPTIONS = {"GPKG": {"VERSION": "1.2"}}
@@ -42,20 +47,6 @@ _FAILURES = (
 )
 # With less space than this, in bytes, a disk counts as full.
 _FULL = 2**20
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Features:
-    """Some polygons and the columns of their table, each (polygons,)."""
-
-    shapes: NDArray[np.object_]
-    columns: Mapping[str, NDArray[Any]]
-
-
-def suffixes() -> tuple[str, ...]:
-    """Endings of files that can be written with the GDAL that pyogrio brings."""
-    installed = pyogrio.list_drivers(write=True)
-    return tuple(suffix for suffix, driver in _DRIVERS.items() if driver in installed)
 
 
 def check_destination(path: Path, *, overwrite: bool) -> None:
@@ -90,7 +81,7 @@ def write_features(
     The bytes depend on the arguments alone. One batch is in memory at a time.
 
     Args:
-        path: ends in one of `suffixes`.
+        path: ends in one of `SUFFIXES`; `.parquet` takes pyarrow.
         crs: WKT 2, or None.
         empty: the columns of a table without rows.
         batches: tables with these columns.
@@ -101,31 +92,60 @@ def write_features(
     """
     folder = path.with_name(f".{path.name}.part")
     storage.remove(folder)
+    counted = _Counted(batches)
     try:
         storage.make_folder(folder)
-        # A batch can be added to a GeoPackage alone, and without an index in half the time.
-        plain, finished = folder / "plain.gpkg", folder / path.name
-        count = 0
-        with _writing(path):
-            _write(plain, crs, empty, append=False)
-        for batch in batches:
-            with _writing(path):
-                _write(plain, crs, batch, append=True)
-            count += len(batch.shapes)
-        with _writing(path):
-            _copy(plain, finished, crs)
-            if style is not None and finished.suffix.lower() == ".gpkg":
-                _add_style(finished, style)
-            stored = pyogrio.read_info(finished, LAYER, force_feature_count=True)["features"]
-        if stored != count:
+        finished = folder / path.name
+        if path.suffix.lower() == PARQUET:
+            with storage.reported("write", path):
+                stored = geoparquet.write_geoparquet(finished, crs, empty, counted)
+        else:
+            stored = _write_with_gdal(path, finished, crs, empty, counted, style)
+        if stored != counted.polygons:
             raise StorageError(
-                f"{path} would hold {stored:,} of {count:,} polygons; check the disk and type the "
-                "same command again"
+                f"{path} would hold {stored:,} of {counted.polygons:,} polygons; check the disk "
+                "and type the same command again"
             )
         storage.sync_file(finished)
         storage.rename(finished, path)
     finally:
         storage.remove(folder)
+
+
+class _Counted:
+    """Batches, and how many polygons those have that were taken."""
+
+    def __init__(self, batches: Iterable[Features]) -> None:
+        self._batches = batches
+        self.polygons = 0
+
+    def __iter__(self) -> Iterator[Features]:
+        for batch in self._batches:
+            self.polygons += len(batch.shapes)
+            yield batch
+
+
+def _write_with_gdal(
+    path: Path,
+    finished: Path,
+    crs: str | None,
+    empty: Features,
+    batches: Iterable[Features],
+    style: bytes | None,
+) -> int:
+    """Writes the file `finished`, which is to stand at `path`; gives how many polygons it has."""
+    # A batch can be added to a GeoPackage alone, and without an index in half the time.
+    plain = finished.with_name("plain.gpkg")
+    with _writing(path):
+        _write(plain, crs, empty, append=False)
+    for batch in batches:
+        with _writing(path):
+            _write(plain, crs, batch, append=True)
+    with _writing(path):
+        _copy(plain, finished, crs)
+        if style is not None and finished.suffix.lower() == ".gpkg":
+            _add_style(finished, style)
+        return int(pyogrio.read_info(finished, LAYER, force_feature_count=True)["features"])
 
 
 def _write(path: Path, crs: str | None, features: Features, *, append: bool) -> None:

@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segpipe.pipeline import geoparquet
 from segpipe.pipeline.area import row_areas
 from segpipe.pipeline.class_names import class_names
+from segpipe.pipeline.features import Features
 from segpipe.pipeline.map_facts import read_legend
 from segpipe.pipeline.polygonise import Outlines, polygonise
 from segpipe.pipeline.qml import polygon_style
-from segpipe.pipeline.vector_file import Features, check_destination, suffixes, write_features
+from segpipe.pipeline.vector_file import PARQUET, SUFFIXES, check_destination, write_features
 from segpipe.workflows.errors import OptionError
 from segpipe.workflows.reference import open_labels
 
@@ -123,8 +125,14 @@ def polygon_target(path: str | Path, *, overwrite: bool) -> Path:
         StorageError: the folder can't be written to.
     """
     place = Path(path).absolute()
-    if place.suffix.lower() not in suffixes():
-        raise OptionError(f"polygons are written here as {', '.join(suffixes())}, got {place.name}")
+    suffix = place.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise OptionError(f"polygons are written as {', '.join(SUFFIXES)}, got {place.name}")
+    if suffix == PARQUET and not geoparquet.is_available():
+        raise OptionError(
+            f"{place.name} takes pyarrow, which isn't installed: pip install 'segpipe[parquet]', "
+            "or name a .gpkg or .fgb"
+        )
     check_destination(place, overwrite=overwrite)
     return place
 

@@ -129,7 +129,7 @@ def test_what_is_refused_is_one_line(
     refused: Refusal, segpipe: Command, plain: Path, tmp_path: Path
 ) -> None:
     code, text = refused(plain, tmp_path / "areas.shp")
-    assert (code, "polygons are written here as .gpkg, .fgb" in text) == (2, True)
+    assert (code, "polygons are written as .gpkg, .fgb" in text) == (2, True)
     code, text = refused(tmp_path / "missing.tif", tmp_path / "a.gpkg")
     assert (code, "doesn't exist" in text) == (3, True)
     code, text = refused(plain, tmp_path / "nowhere" / "a.gpkg")
@@ -181,7 +181,7 @@ def test_what_cant_be_written_is_refused_before_any_work(named: Path, tmp_path: 
     (tmp_path / "areas.gpkg").write_text("precious")
     with pytest.raises(FingerprintMismatchError, match="exists; choose another name, or replace"):
         run(scene, **options(tmp_path))
-    with pytest.raises(OptionError, match="polygons are written here as"):
+    with pytest.raises(OptionError, match="polygons are written as"):
         run(scene, **options(tmp_path) | {"polygons": tmp_path / "areas.tif"})
     assert [path.name for path in tmp_path.iterdir()] == ["areas.gpkg"]
     report = run(scene, **options(tmp_path), overwrite=True)
