@@ -1,4 +1,4 @@
-"""The Zarr store of a map's labels: the one place where chunks are written and read.
+"""The Zarr store of a map's labels, or of another layer: where chunks are written and read.
 
 zarr encodes and decodes; `storage` writes. Every file of chunks is encoded in memory and put on the
 disk whole, so a store never holds half a chunk.
@@ -20,16 +20,20 @@ from zarr.storage import LocalStore, MemoryStore
 
 from segpipe.pipeline import georeference, pam, storage
 from segpipe.pipeline.grid import Grid
+from segpipe.pipeline.layer import CLASSES, Bands, Layer
 from segpipe.pipeline.legend import Legend
 from segpipe.pipeline.plan import CHUNK
 from segpipe.pipeline.window import Window
 
-ARRAY = "classes"
+ARRAY = CLASSES
 """Name of the array (y, x) of labels."""
 
 ZarrFormat = Literal[2, 3]
 
 _LARGEST_SHARD = 2048
+_BANDS_AT_ONCE = 16
+"""Bands in a chunk at most: it is 1 MB then, and one of them is read without thousands."""
+
 _COMPRESSORS: dict[int, dict[str, Any]] = {
     2: {"id": "zstd", "level": 1},
     3: {"name": "zstd", "configuration": {"level": 1, "checksum": False}},
@@ -40,12 +44,16 @@ _METADATA = {2: ".zarray", 3: "zarr.json"}
 
 @dataclass(frozen=True)
 class LabelStore:
-    """The labels in the store at `path`; a name that is opened where it is used, and pickles."""
+    """The labels in the store at `path`; a name that is opened where it is used, and pickles.
+
+    Or another layer: `array` is its name. Where it has bands, its pixels are (band, row, column).
+    """
 
     path: Path
+    array: str = ARRAY
 
-    def __reduce__(self) -> tuple[type["LabelStore"], tuple[Path]]:
-        return LabelStore, (self.path,)
+    def __reduce__(self) -> tuple[type["LabelStore"], tuple[Path, str]]:
+        return LabelStore, (self.path, self.array)
 
     @property
     def complete(self) -> bool:
@@ -55,13 +63,13 @@ class LabelStore:
     @property
     def shape(self) -> tuple[int, int]:
         """Height and width in pixels."""
-        height, width = self._array.shape
+        height, width = self._array.shape[-2:]
         return height, width
 
     @property
     def unit(self) -> int:
         """Side in pixels of what one file holds: a chunk, or a shard where there are shards."""
-        return (self._array.shards or self._array.chunks)[0]
+        return (self._array.shards or self._array.chunks)[-1]
 
     @property
     def zarr_format(self) -> ZarrFormat:
@@ -70,7 +78,7 @@ class LabelStore:
 
     def read(self, window: Window) -> NDArray[np.uint8]:
         """The labels of any window inside, (row, column); nodata where nothing was written."""
-        return np.asarray(self._array[window.slices], dtype=np.uint8)
+        return np.asarray(self._array[(..., *window.slices)], dtype=np.uint8)
 
     def write(self, window: Window, labels: NDArray[np.uint8]) -> None:
         """Puts `labels` (row, column) into the files that `window` owns, and onto the disk.
@@ -79,10 +87,10 @@ class LabelStore:
             ValueError: the window doesn't own its files whole, or the labels have another shape.
             StorageError: the disk refuses, or the store isn't there any more.
         """
-        if labels.shape != window.shape or labels.dtype != np.uint8:
+        shape = (*self._array.shape[:-2], *window.shape)
+        if labels.shape != shape or labels.dtype != np.uint8:
             raise ValueError(
-                f"the window {window} takes {window.shape} uint8 labels, "
-                f"got {labels.shape} {labels.dtype}"
+                f"the window {window} takes {shape} uint8 labels, got {labels.shape} {labels.dtype}"
             )
         keys = list(self._keys(window))
         encoded = self._encoded(window, labels)
@@ -116,8 +124,8 @@ class LabelStore:
     def write_legend(self, legend: Legend, counts: pam.Counts) -> None:
         """Puts the legend with the pixels of each class where GDAL looks for it."""
         name = f"{_METADATA[self._array.metadata.zarr_format]}.aux.xml"
-        storage.write(self.path / ARRAY / name, pam.zarr_pam(legend, counts, ARRAY))
-        storage.sync_folder(self.path / ARRAY)
+        storage.write(self.path / self.array / name, pam.zarr_pam(legend, counts, self.array))
+        storage.sync_folder(self.path / self.array)
 
     def adopt(self, attributes: Mapping[str, Any]) -> None:
         """Takes the groups below into the root of a store of format 3, which gets `attributes`.
@@ -138,11 +146,16 @@ class LabelStore:
     # In quotes: zarr 3.0 has no Array[...] when the program runs.
     def _array(self) -> "zarr.Array[Any]":
         with storage.reported("open", self.path):
-            return zarr.open_array(LocalStore(self.path, read_only=True), path=ARRAY, mode="r")
+            return zarr.open_array(LocalStore(self.path, read_only=True), path=self.array, mode="r")
 
     def _keys(self, window: Window) -> Iterator[str]:
         # Built from integers: a name out of the store might lead anywhere.
-        prefix = ARRAY if self._array.metadata.zarr_format == 2 else f"{ARRAY}/c"
+        prefix = self.array if self._array.metadata.zarr_format == 2 else f"{self.array}/c"
+        bands = [
+            f"{number}/"
+            for shape, size in zip(self._array.shape[:-2], self._array.chunks[:-2], strict=True)
+            for number in range(-(-shape // size))
+        ]
         unit, (height, width) = self.unit, self.shape
         rows = _units(window.top, window.bottom, unit, height)
         columns = _units(window.left, window.right, unit, width)
@@ -150,25 +163,27 @@ class LabelStore:
             raise ValueError(
                 f"{window} isn't a whole number of files of {unit} x {unit} pixels in {self.shape}"
             )
-        for row in rows:
-            for column in columns:
-                yield f"{prefix}/{row}/{column}"
+        for band in bands or [""]:
+            for row in rows:
+                for column in columns:
+                    yield f"{prefix}/{band}{row}/{column}"
 
     def _encoded(self, window: Window, labels: NDArray[np.uint8]) -> Mapping[str, Buffer]:
         """The bytes of the files that `window` owns, by their place in the store."""
-        key = f"{ARRAY}/{_METADATA[self._array.metadata.zarr_format]}"
+        key = f"{self.array}/{_METADATA[self._array.metadata.zarr_format]}"
         with storage.reported("write into", self.path):
             # Read again for every window: a worker that outlived its run finds nothing here.
             metadata = (self.path / key).read_bytes()
         held: dict[str, Buffer] = {key: default_buffer_prototype().buffer.from_bytes(metadata)}
-        zarr.open_array(MemoryStore(held), path=ARRAY, mode="r+")[window.slices] = labels
+        array = zarr.open_array(MemoryStore(held), path=self.array, mode="r+")
+        array[(..., *window.slices)] = labels
         return held
 
 
 def create(
     path: Path,
     grid: Grid,
-    legend: Legend,
+    layer: Layer,
     *,
     side: int,
     attributes: Mapping[str, str],
@@ -180,7 +195,7 @@ def create(
     Args:
         path: the store's folder.
         grid: where the map lies.
-        legend: what its values mean.
+        layer: the map, or another layer.
         side: a tile's side in pixels, a multiple of `CHUNK`; in format 3 a tile is a whole number
             of shards.
         attributes: what the store says of its origin.
@@ -201,19 +216,23 @@ def create(
         # Sorted, as the tags of a GeoTIFF are: a map that was one is the same store again.
         attributes={
             "Conventions": "CF-1.11",
-            "title": legend.title,
+            "title": layer.title,
             **dict(sorted(attributes.items())),
         },
     )
-    _add_labels(root, grid, legend, side, zarr_format, suffix)
+    _add_layer(root, grid, layer, side, zarr_format, suffix)
     _add_georeference(root, grid, zarr_format, suffix)
+    if layer.bands:
+        _add_names(root, layer.bands, zarr_format)
     _consolidate(memory, zarr_format)
     # The root's metadata come last: where they stand, the store is complete.
     last = _ROOT[zarr_format]
     _write_files(path, {key: held[key] for key in sorted(held) if key != last})
-    LabelStore(path).write_legend(legend, {})
+    store = LabelStore(path, layer.name)
+    if layer.legend:
+        store.write_legend(layer.legend, {})
     _write_files(path, {last: held[last]})
-    return LabelStore(path)
+    return store
 
 
 def shard_side(side: int) -> int:
@@ -230,31 +249,65 @@ def _consolidate(memory: MemoryStore, zarr_format: ZarrFormat) -> None:
         zarr.consolidate_metadata(memory, zarr_format=zarr_format)
 
 
-def _add_labels(
-    root: zarr.Group, grid: Grid, legend: Legend, side: int, zarr_format: ZarrFormat, suffix: str
+def _add_layer(
+    root: zarr.Group, grid: Grid, layer: Layer, side: int, zarr_format: ZarrFormat, suffix: str
 ) -> None:
-    shards = (shard_side(side),) * 2 if zarr_format == 3 else None
     attributes = {
-        "long_name": legend.title,
-        "flag_values": list(legend.values),
-        "flag_meanings": " ".join(legend.flag_meanings),
-        "flag_colors": " ".join(entry.color for entry in legend.entries),
+        "long_name": layer.title,
+        **_meaning(layer),
         **georeference.array_attributes(grid),
     }
     if zarr_format == 3:
-        attributes |= {"_FillValue": legend.nodata, **georeference.geozarr_attributes(grid, suffix)}
+        attributes |= {"_FillValue": layer.nodata, **georeference.geozarr_attributes(grid, suffix)}
+    dimensions: tuple[str, ...] = georeference.dimensions(suffix)
+    shape: tuple[int, ...] = grid.shape
+    before: tuple[int, ...] = ()
+    if layer.bands:
+        dimensions, shape = (layer.bands.dimension, *dimensions), (layer.count, *shape)
+        before = (min(layer.count, _BANDS_AT_ONCE),)
     _add_array(
         root,
-        ARRAY,
-        georeference.dimensions(suffix),
+        layer.name,
+        dimensions,
         zarr_format,
         attributes,
-        shape=grid.shape,
+        shape=shape,
         dtype="uint8",
-        chunks=(CHUNK, CHUNK),
-        shards=shards,
-        fill_value=legend.nodata,
+        chunks=(*before, CHUNK, CHUNK),
+        shards=(*before, *(shard_side(side),) * 2) if zarr_format == 3 else None,
+        fill_value=layer.nodata,
     )
+
+
+def _meaning(layer: Layer) -> dict[str, Any]:
+    """What values mean, in the words of CF 1.11, sections 3.5 and 8.1."""
+    meaning: dict[str, Any] = {}
+    if layer.legend:
+        meaning |= {
+            "flag_values": list(layer.legend.values),
+            "flag_meanings": " ".join(layer.legend.flag_meanings),
+            "flag_colors": " ".join(entry.color for entry in layer.legend.entries),
+        }
+    if layer.scale:
+        meaning |= {"units": "1", "scale_factor": layer.scale, "add_offset": 0.0}
+    return meaning
+
+
+def _add_names(root: zarr.Group, bands: Bands, zarr_format: ZarrFormat) -> None:
+    names = np.array(bands.names)
+    array = _add_array(
+        root,
+        bands.dimension,
+        (bands.dimension,),
+        zarr_format,
+        {"long_name": bands.dimension},
+        shape=names.shape,
+        # GDAL reads such text in format 2; for format 3 there is one that many read.
+        dtype=names.dtype if zarr_format == 2 else "string",
+        chunks=names.shape,
+        fill_value="",
+    )
+    array[:] = names
 
 
 def _add_georeference(root: zarr.Group, grid: Grid, zarr_format: ZarrFormat, suffix: str) -> None:

@@ -10,23 +10,30 @@ from pathlib import Path
 from segpipe.pipeline import storage
 from segpipe.pipeline.errors import FingerprintMismatchError, StorageError
 from segpipe.pipeline.label_store import LabelStore
-from segpipe.pipeline.legend import Legend
+from segpipe.pipeline.layer import Layer
 from segpipe.pipeline.pam import Counts, geotiff_pam
-from segpipe.pipeline.qml import qgis_style
+from segpipe.pipeline.qml import qgis_style, share_style
 
-_REPLACED = "replaced"
+_REPLACED = ".replaced"
+"""Ends the name of the folder, beside what is published, to which an old output is moved."""
+
+_HOME = ".home"
+"""The file there that tells where the old output belongs."""
+
+SideCars = Mapping[Path, bytes | None]
+"""What stands beside an output; None where nothing may."""
 
 
 def publish_cog(
-    staged: Path, output: Path, legend: Legend, counts: Counts, *, style: bool, overwrite: bool
+    staged: Path, output: Path, layer: Layer, counts: Counts, *, style: bool, overwrite: bool
 ) -> None:
     """Moves a GeoTIFF to `output`, beside its legend for GDAL and, with `style`, that for QGIS.
 
     Args:
         staged: the verified GeoTIFF, in the staging folder.
-        output: where it belongs.
-        legend: what its values mean.
-        counts: pixels of each class.
+        output: where it belongs, on the same file system.
+        layer: what it is.
+        counts: pixels of each class, if it has classes.
         style: whether to write `BASENAME.qml`; one that is there stays, unless `overwrite`.
         overwrite: whether an output that is there may be replaced.
 
@@ -34,37 +41,46 @@ def publish_cog(
         FingerprintMismatchError: there is an output that mustn't be replaced.
         StorageError: the disk refuses; what was there before is there again.
     """
-    side_cars = {output.with_name(f"{output.name}.aux.xml"): geotiff_pam(legend, counts)}
-    _publish(staged, output, side_cars | _style(output, legend, style, overwrite), overwrite)
+    # A side-car of another file would tell lies.
+    pam = geotiff_pam(layer.legend, counts) if layer.legend else None
+    side_cars: SideCars = {output.with_name(f"{output.name}.aux.xml"): pam}
+    _publish(staged, output, {**side_cars, **_style(output, layer, style, overwrite)}, overwrite)
 
 
 def publish_zarr(
-    staged: Path, output: Path, legend: Legend, counts: Counts, *, style: bool, overwrite: bool
+    staged: Path, output: Path, layer: Layer, counts: Counts, *, style: bool, overwrite: bool
 ) -> None:
     """Moves a store to `output`, with the classes' pixels in its legend; see `publish_cog`."""
-    if staged.exists():
-        LabelStore(staged).write_legend(legend, counts)
-    _publish(staged, output, _style(output, legend, style, overwrite), overwrite)
+    if staged.exists() and layer.legend:
+        LabelStore(staged, layer.name).write_legend(layer.legend, counts)
+    _publish(staged, output, _style(output, layer, style, overwrite), overwrite)
 
 
-def put_back(folder: Path, output: Path) -> None:
-    """Moves back what an overwrite in this staging folder set aside, if it never ended."""
-    if output.exists():
-        return
-    for replaced in folder.glob(f"**/{_REPLACED}"):
+def put_back(folder: Path) -> None:
+    """Moves back what overwrites in this staging folder set aside, if they never ended."""
+    for replaced in folder.glob(f"**/*{_REPLACED}"):
+        home = replaced / _HOME
+        if not home.exists():
+            continue
+        output = Path(home.read_text())
+        if output.exists():
+            continue
         # The output goes last: where it stands, its side-cars stand beside it.
-        for path in sorted(replaced.iterdir(), key=lambda path: path.name == output.name):
+        old = (path for path in replaced.iterdir() if path != home)
+        for path in sorted(old, key=lambda path: path.name == output.name):
             storage.rename(path, output.with_name(path.name))
 
 
-def _style(output: Path, legend: Legend, style: bool, overwrite: bool) -> dict[Path, bytes]:
+def _style(output: Path, layer: Layer, style: bool, overwrite: bool) -> SideCars:
     path = output.with_suffix(".qml")
     # Without an output, a style is what someone made for it, or our own from a call that ended.
-    return {path: qgis_style(legend)} if style and (overwrite or not path.exists()) else {}
+    if not style or (path.exists() and not overwrite):
+        return {}
+    return {path: qgis_style(layer.legend) if layer.legend else share_style()}
 
 
-def _publish(staged: Path, output: Path, side_cars: Mapping[Path, bytes], overwrite: bool) -> None:
-    replaced = staged.parent / _REPLACED
+def _publish(staged: Path, output: Path, side_cars: SideCars, overwrite: bool) -> None:
+    replaced = staged.with_name(f"{staged.name}{_REPLACED}")
     if not staged.exists():
         if not output.exists():
             raise StorageError(
@@ -80,7 +96,10 @@ def _publish(staged: Path, output: Path, side_cars: Mapping[Path, bytes], overwr
         _set_aside(output, side_cars, replaced)
         for path, data in side_cars.items():
             storage.sweep_beside(path)
-            storage.write(path, data)
+            if data is not None:
+                storage.write(path, data)
+            elif path.exists():
+                storage.remove(path)
         storage.sync_folder(output.parent)
         storage.rename(staged, output)
     except StorageError:
@@ -100,6 +119,7 @@ def _set_aside(output: Path, side_cars: Iterable[Path], replaced: Path) -> None:
     if (replaced / output.name).exists():
         storage.remove(replaced)
     storage.make_folder(replaced)
+    storage.write(replaced / _HOME, str(output).encode())
     for path in (*side_cars, output):
         if path.exists():
             storage.rename(path, replaced / path.name)

@@ -17,6 +17,7 @@ from segpipe.pipeline.cog import write_cog
 from segpipe.pipeline.georeference import multiscale_attributes
 from segpipe.pipeline.grid import Grid
 from segpipe.pipeline.label_store import ARRAY, LabelStore, ZarrFormat, create
+from segpipe.pipeline.layer import class_layer
 from segpipe.pipeline.legend import Legend
 from segpipe.pipeline.plan import CHUNK
 from segpipe.pipeline.window import Window
@@ -116,7 +117,16 @@ def _add_overviews(
         histogram += np.bincount(level.read(window).ravel(), minlength=256)
     counts = {value: int(histogram[value]) for value in legend.values}
     place = store.path / ARRAY / OVERVIEWS
-    write_cog(level, grid, legend, place, scratch, counts=counts, tags={}, cache_bytes=cache_bytes)
+    write_cog(
+        level,
+        grid,
+        class_layer(legend),
+        place,
+        scratch,
+        counts=counts,
+        tags={},
+        cache_bytes=cache_bytes,
+    )
     storage.remove(level.path)
 
 
@@ -132,7 +142,7 @@ def _level(
     store = create(
         path,
         grid,
-        legend,
+        class_layer(legend),
         side=_SIDE,
         attributes={},
         zarr_format=zarr_format,

@@ -4,6 +4,9 @@ from xml.etree import ElementTree as ET
 
 from segpipe.pipeline.legend import Legend
 
+_VIRIDIS = ("#440154", "#3b528b", "#21918c", "#5ec962", "#fde725")
+"""Colours that rise evenly in lightness, for every eye (Smith and van der Walt 2015)."""
+
 _DOCTYPE = b"<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
 
 
@@ -25,6 +28,36 @@ def qgis_style(legend: Legend) -> bytes:
             color=entry.color,
             alpha="255",
         )
+    return _text(root)
+
+
+def share_style() -> bytes:
+    """A renderer of the first band in colours from 0, dark blue, to 1, yellow (viridis)."""
+    root = ET.Element("qgis", version="3.22", styleCategories="Symbology")
+    pipe = ET.SubElement(root, "pipe")
+    renderer = ET.SubElement(
+        pipe,
+        "rasterrenderer",
+        type="singlebandpseudocolor",
+        band="1",
+        opacity="1",
+        alphaBand="-1",
+        classificationMin="0",
+        classificationMax="1",
+    )
+    ET.SubElement(renderer, "rasterTransparency")
+    shader = ET.SubElement(
+        ET.SubElement(renderer, "rastershader"),
+        "colorrampshader",
+        colorRampType="INTERPOLATED",
+        classificationMode="1",
+        clip="0",
+        minimumValue="0",
+        maximumValue="1",
+    )
+    for number, color in enumerate(_VIRIDIS):
+        value = f"{number / (len(_VIRIDIS) - 1):g}"
+        ET.SubElement(shader, "item", value=value, label=value, color=color, alpha="255")
     return _text(root)
 
 

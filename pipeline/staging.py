@@ -4,6 +4,7 @@
         run.json            what the fingerprint was made of; written last when the folder is made
         lock                held by the one process that drives the run
         store.zarr/         the map, chunk by chunk
+        LAYER.zarr/         likewise another layer, where it is asked for
         receipts/ROW/COLUMN.json
         scratch/            files on their way to the output's name
         claims/HASH         names outside of this folder that are this run's to write
@@ -23,6 +24,7 @@ from pathlib import Path
 from segpipe.pipeline import storage
 from segpipe.pipeline.errors import FingerprintMismatchError
 from segpipe.pipeline.fingerprint import Fields, differences, digest
+from segpipe.pipeline.layer import CLASSES
 from segpipe.pipeline.publish import put_back
 from segpipe.pipeline.receipt import Receipt
 
@@ -42,6 +44,10 @@ class Staging:
     def store(self) -> Path:
         """The map."""
         return self.folder / "store.zarr"
+
+    def layer(self, name: str) -> Path:
+        """The store of a layer: `store` for the map, its own for another."""
+        return self.store if name == CLASSES else self.store.with_name(f"{name}.zarr")
 
     @property
     def scratch(self) -> Path:
@@ -113,7 +119,7 @@ def staging(
     if new_run:
         for folder in staged_beside(output):
             with _locked(folder, output):
-                put_back(folder, output)
+                put_back(folder)
                 storage.remove(folder)
     for folder in staged_beside(output):
         if folder != mine.folder:

@@ -22,6 +22,7 @@ from segpipe.pipeline.errors import (
 )
 from segpipe.pipeline.grid import Grid
 from segpipe.pipeline.label_store import LabelStore, ZarrFormat, create
+from segpipe.pipeline.layer import class_layer
 from segpipe.pipeline.legend import Legend
 from segpipe.pipeline.map_facts import MapFacts, read_facts
 from segpipe.pipeline.publish import publish_cog, publish_zarr, put_back
@@ -89,7 +90,7 @@ def export_map(
     facts = read_facts(Path(map))
     folder = place.with_name(f".{place.name}.export")
     # An export that was killed may have set aside what it was about to replace.
-    put_back(folder, place)
+    put_back(folder)
     storage.remove(folder)
     storage.make_folder(folder)
     try:
@@ -128,10 +129,11 @@ def _write(
 ) -> dict[int, int]:
     """Publishes the map; gives the pixels of each class."""
     cog, grid, legend = place.suffix == ".tif", labels.grid, facts.legend
+    layer = class_layer(legend)
     store = create(
         folder / "store.zarr",
         grid,
-        legend,
+        layer,
         side=_SIDE,
         attributes=facts.tags,
         zarr_format=2 if cog else zarr_format,
@@ -143,7 +145,7 @@ def _write(
         write_cog(
             store,
             grid,
-            legend,
+            layer,
             staged,
             folder,
             counts=counts,
@@ -152,7 +154,7 @@ def _write(
         )
     else:
         write_pyramid(store, grid, legend, folder, cache_bytes=_CACHE_BYTES)
-    publish(staged, place, legend, counts, style=style, overwrite=overwrite)
+    publish(staged, place, layer, counts, style=style, overwrite=overwrite)
     return counts
 
 

@@ -12,6 +12,7 @@ from segpipe.models.examples import IGNORED, Block, Labels
 from segpipe.pipeline.errors import InputRefusedError
 from segpipe.pipeline.grid import Grid
 from segpipe.pipeline.label_store import LabelStore, create
+from segpipe.pipeline.layer import class_layer
 from segpipe.pipeline.legend import Legend, LegendEntry
 from segpipe.pipeline.plan import Margin, Plan
 from segpipe.pipeline.polygons import Polygons, burn, check_overlap, is_polygons, open_polygons
@@ -186,7 +187,9 @@ def burn_polygons(scenes: Sequence[LabelledScene], folder: Path) -> None:
         infos = enumerate(scene.labels.scheme.infos)
         legend = Legend("labels", tuple(LegendEntry(n, info.name, info.color) for n, info in infos))
         plan = Plan(scene.scene.grid, _SIDE, 1, Margin(0, 0, 0, 0))
-        store = create(folder / str(number), plan.grid, legend, side=_SIDE, attributes={})
+        store = create(
+            folder / str(number), plan.grid, class_layer(legend), side=_SIDE, attributes={}
+        )
         for tile in plan.tiles():
             store.write(tile.core, scene.labels.read(tile.core))
 

@@ -17,6 +17,7 @@ from segpipe.pipeline.errors import StorageError, VerificationError
 from segpipe.pipeline.execution import Runner
 from segpipe.pipeline.fingerprint import Fields
 from segpipe.pipeline.label_store import LabelStore, create
+from segpipe.pipeline.layer import class_layer
 from segpipe.pipeline.mapping import Job, is_stored
 from segpipe.pipeline.publish import publish_cog, publish_zarr
 from segpipe.pipeline.pyramid import write_pyramid
@@ -171,6 +172,7 @@ class Run:
         """Puts the map under the output's name."""
         ready, store = self.ready, LabelStore(self.staged.store)
         pixels = {value: count.pixels for value, count in counts.items()}
+        layer = class_layer(ready.legend)
         cog = ready.output.suffix == ".tif"
         grid, scratch = ready.plan.grid, self.staged.scratch
         if not self._verified.exists():
@@ -182,7 +184,7 @@ class Run:
                 write_cog(
                     store,
                     grid,
-                    ready.legend,
+                    layer,
                     self.file,
                     scratch,
                     counts=pixels,
@@ -193,7 +195,7 @@ class Run:
                 write_pyramid(store, grid, ready.legend, scratch, cache_bytes=_CACHE_BYTES)
         storage.write(self._verified, b"")
         publish = publish_cog if cog else publish_zarr
-        publish(self.file, ready.output, ready.legend, pixels, style=style, overwrite=overwrite)
+        publish(self.file, ready.output, layer, pixels, style=style, overwrite=overwrite)
 
 
 def fingerprint_of(ready: Preparation, engine: Engine, zarr_format: int) -> Fields:
@@ -227,7 +229,7 @@ def create_store(ready: Preparation, engine: Engine, zarr_format: int, path: Pat
     create(
         path,
         ready.plan.grid,
-        ready.legend,
+        class_layer(ready.legend),
         side=ready.plan.side,
         attributes=provenance(ready, engine),
         zarr_format=3 if zarr_format == 3 and ready.output.suffix == ".zarr" else 2,

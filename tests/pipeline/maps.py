@@ -14,6 +14,7 @@ from pyproj import CRS
 
 from segpipe.pipeline.grid import Affine, Grid
 from segpipe.pipeline.label_store import LabelStore, ZarrFormat, create
+from segpipe.pipeline.layer import class_layer
 from segpipe.pipeline.legend import Legend, LegendEntry
 from segpipe.pipeline.window import Window
 
@@ -30,6 +31,7 @@ LEGEND = Legend(
 CLASSES = {"1": ["developed area", "#d04040"], "2": ["forêt & <bois>", "#208020"]} | {
     "5": ["water", "#4060c8"]
 }
+LAYER = class_layer(LEGEND)
 ATTRIBUTES = {"segpipe_model": "demo"}
 NORTH_UP: Affine = (30.0, 0.0, 630000.0, 0.0, -30.0, 228000.0)
 
@@ -72,7 +74,7 @@ def stored(
     path: Path, where: Grid, labels: Labels, *, side: int = 512, zarr_format: ZarrFormat = 2
 ) -> LabelStore:
     """A store that holds `labels`."""
-    store = create(path, where, LEGEND, side=side, attributes=ATTRIBUTES, zarr_format=zarr_format)
+    store = create(path, where, LAYER, side=side, attributes=ATTRIBUTES, zarr_format=zarr_format)
     for window in tiles(where.shape, side):
         store.write(window, labels[window.slices])
     return store

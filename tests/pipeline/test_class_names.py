@@ -8,6 +8,7 @@ import pytest
 from segpipe.pipeline import label_store, pam
 from segpipe.pipeline.class_names import class_names
 from segpipe.pipeline.label_store import ZarrFormat
+from segpipe.pipeline.layer import class_layer
 from segpipe.pipeline.legend import Legend, LegendEntry
 from tests import toys
 
@@ -27,7 +28,9 @@ def test_names_of_a_geotiff(tmp_path: Path) -> None:
 def test_names_of_a_zarr_store(tmp_path: Path, zarr_format: ZarrFormat) -> None:
     path = tmp_path / "a.zarr"
     grid = replace(toys.grid(10, 10), crs=None)
-    label_store.create(path, grid, LEGEND, side=512, attributes={}, zarr_format=zarr_format)
+    label_store.create(
+        path, grid, class_layer(LEGEND), side=512, attributes={}, zarr_format=zarr_format
+    )
     assert class_names(path) == NAMES
 
 

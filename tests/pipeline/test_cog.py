@@ -23,6 +23,7 @@ from segpipe.pipeline.window import Window
 from tests.pipeline.maps import (
     CLASSES,
     GRIDS,
+    LAYER,
     LEGEND,
     Labels,
     counts,
@@ -47,7 +48,7 @@ def convert(store: LabelStore, where: Grid, path: Path, labels: Labels) -> None:
     write_cog(
         store,
         where,
-        LEGEND,
+        LAYER,
         path,
         path.parent,
         counts=counts(labels),
@@ -240,7 +241,7 @@ def published(folder: Path, where: Grid, labels: Labels, style: bool) -> Path:
     staging.mkdir()
     staged = written(staging, where, labels)
     output = folder / "map.tif"
-    publish_cog(staged, output, LEGEND, counts(labels), style=style, overwrite=False)
+    publish_cog(staged, output, LAYER, counts(labels), style=style, overwrite=False)
     return output
 
 

@@ -18,7 +18,16 @@ from segpipe.pipeline.errors import StorageError
 from segpipe.pipeline.label_store import LabelStore, ZarrFormat, create, shard_side
 from segpipe.pipeline.plan import CHUNK
 from segpipe.pipeline.window import Window
-from tests.pipeline.maps import ATTRIBUTES, LEGEND, Labels, grid, random_labels, stored, tiles
+from tests.pipeline.maps import (
+    ATTRIBUTES,
+    LAYER,
+    LEGEND,
+    Labels,
+    grid,
+    random_labels,
+    stored,
+    tiles,
+)
 
 FORMATS: tuple[ZarrFormat, ...] = (2, 3)
 formats = pytest.mark.parametrize("zarr_format", FORMATS)
@@ -33,7 +42,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def empty(path: Path, height: int, width: int, side: int, zarr_format: ZarrFormat) -> LabelStore:
     where = grid(height, width)
-    return create(path, where, LEGEND, side=side, attributes=ATTRIBUTES, zarr_format=zarr_format)
+    return create(path, where, LAYER, side=side, attributes=ATTRIBUTES, zarr_format=zarr_format)
 
 
 @some

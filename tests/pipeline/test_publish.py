@@ -12,7 +12,7 @@ from segpipe.pipeline.errors import FingerprintMismatchError, StorageError
 from segpipe.pipeline.pam import geotiff_pam
 from segpipe.pipeline.publish import publish_cog, publish_zarr
 from segpipe.pipeline.qml import qgis_style
-from tests.pipeline.maps import LEGEND, counts, grid, random_labels, stored
+from tests.pipeline.maps import LAYER, LEGEND, counts, grid, random_labels, stored
 
 LABELS = random_labels((300, 300))
 COUNTS = counts(LABELS)
@@ -33,12 +33,12 @@ def tree(path: Path) -> Tree:
 
 def publish_file(folder: Path, style: bool, overwrite: bool) -> None:
     staged = folder / ".run" / "map.tif"
-    publish_cog(staged, folder / "map.tif", LEGEND, COUNTS, style=style, overwrite=overwrite)
+    publish_cog(staged, folder / "map.tif", LAYER, COUNTS, style=style, overwrite=overwrite)
 
 
 def publish_store(folder: Path, style: bool, overwrite: bool) -> None:
     staged = folder / ".run" / "map.zarr"
-    publish_zarr(staged, folder / "map.zarr", LEGEND, COUNTS, style=style, overwrite=overwrite)
+    publish_zarr(staged, folder / "map.zarr", LAYER, COUNTS, style=style, overwrite=overwrite)
 
 
 def body(found: Tree) -> Tree:

@@ -136,8 +136,9 @@ def test_a_write_that_fails_leaves_what_was_there(
 def test_a_new_run_brings_back_what_an_overwrite_had_set_aside(tmp_path: Path) -> None:
     output = tmp_path / "map.tif"
     staged = begin(output)
-    replaced = staged.scratch / "replaced"
+    replaced = staged.scratch / "map.tif.replaced"
     replaced.mkdir(parents=True)
+    (replaced / ".home").write_text(str(output))
     (replaced / "map.tif").write_bytes(b"old map")
     (replaced / "map.tif.aux.xml").write_bytes(b"old legend")
     with staging(output, OTHER, new_run=True, create=store):

@@ -24,6 +24,7 @@ from segpipe.pipeline import label_store, pam
 from segpipe.pipeline.errors import InputRefusedError
 from segpipe.pipeline.grid import Grid
 from segpipe.pipeline.label_store import ZarrFormat
+from segpipe.pipeline.layer import class_layer
 from segpipe.pipeline.legend import Legend, LegendEntry
 from segpipe.workflows import evaluate as module
 from segpipe.workflows.errors import OptionError
@@ -119,7 +120,12 @@ def test_a_zarr_map_says_what_its_classes_are(tmp_path: Path, zarr_format: ZarrF
     labels = noise((256, 256), VALUES, 0)
     grid = Grid(256, 256, toys.grid(1, 1).transform, pyproj.CRS("EPSG:32119").to_wkt())
     store = label_store.create(
-        tmp_path / "map.zarr", grid, LEGEND, side=256, attributes={}, zarr_format=zarr_format
+        tmp_path / "map.zarr",
+        grid,
+        class_layer(LEGEND),
+        side=256,
+        attributes={},
+        zarr_format=zarr_format,
     )
     store.write(grid.window, labels)
     found = evaluate(tmp_path / "map.zarr", write(tmp_path / "labels.tif", labels))
