@@ -1,5 +1,7 @@
 """How much ground a pixel covers."""
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 from pyproj import CRS, Geod
@@ -30,6 +32,36 @@ def row_areas(grid: Grid, top: int, height: int) -> NDArray[np.float64] | None:
     if b == 0 and d == 0:
         return _between_parallels(grid, rows, unit, geod)
     return _middle_pixels(grid, rows[:-1], unit, geod)
+
+
+def pixel_size(grid: Grid) -> tuple[float, float] | None:
+    """Width and height in metres of the grid's middle pixel.
+
+    In a geographic crs on the ellipsoid, else in the plane. None where there is no crs, or one
+    without such units.
+    """
+    if grid.crs is None:
+        return None
+    crs = _horizontal(CRS.from_wkt(grid.crs))
+    if not crs.axis_info or crs.is_geocentric:
+        return None
+    unit = crs.axis_info[0].unit_conversion_factor
+    geod = crs.get_geod()
+    a, b, c, d, e, f = grid.transform
+    if not crs.is_geographic or geod is None:
+        return math.hypot(a, d) * unit, math.hypot(b, e) * unit
+    row, column = grid.height / 2, grid.width / 2
+    x, y = (a * column + b * row + c) * unit, (d * column + e * row + f) * unit
+    return (
+        _length(geod, x, y, a * unit / 2, d * unit / 2),
+        _length(geod, x, y, b * unit / 2, e * unit / 2),
+    )
+
+
+def _length(geod: Geod, x: float, y: float, east: float, north: float) -> float:
+    """Metres from as far on one side of a point to as far on the other, all in radians."""
+    ends = geod.inv(x - east, y - north, x + east, y + north, radians=True)
+    return float(ends[2])
 
 
 def _between_parallels(

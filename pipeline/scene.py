@@ -1,7 +1,7 @@
 """The scene that is mapped: its chosen bands, and which of its pixels are measurements."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from segpipe.pipeline.band_choice import choose, title
 from segpipe.pipeline.container import open_container
 from segpipe.pipeline.errors import InputRefusedError
 from segpipe.pipeline.grid import Grid
+from segpipe.pipeline.location import place_of
+from segpipe.pipeline.resampled import Resampling, on_grid
 from segpipe.pipeline.source import DTYPES, Band, Contents, Source
 from segpipe.pipeline.window import Window
 
@@ -71,6 +73,31 @@ class Scene:
                 valid &= np.isfinite(band)
         return pixels, valid
 
+    def on_grid(self, grid: Grid, resampling: Resampling = "auto") -> "Scene":
+        """The scene on another grid of its crs, as `resampled.on_grid` has it.
+
+        Raises:
+            InputRefusedError: the grids don't fit together.
+        """
+        bands = [Band("", self.dtype, None)] * max(self.band_indexes)
+        for index, band in zip(self.band_indexes, self.bands, strict=True):
+            bands[index - 1] = band
+        own = Contents(self.grid, tuple(bands), self.block_shape, self.warnings, self.source)
+        try:
+            there = on_grid(own, grid, resampling)
+        except InputRefusedError as error:
+            raise InputRefusedError(f"{self.path}: {error}") from error
+        if there is own:
+            return self
+        return replace(
+            self,
+            grid=there.grid,
+            nodata=(None,) * len(self.nodata),
+            block_shape=there.block_shape,
+            source=there.source,
+            bands=tuple(there.bands[index - 1] for index in self.band_indexes),
+        )
+
     def identity(self, full: bool = False) -> dict[str, Any]:
         """What tells this scene from any other, for a run's fingerprint; JSON, without its path.
 
@@ -97,7 +124,7 @@ def open_scene(
     Raises:
         InputRefusedError: it's missing, damaged, of a kind that can't be mapped, or lacks bands.
     """
-    place = Path(path).absolute()
+    place = place_of(path)
     contents = open_container(place)
     indexes, remarks = choose(place, contents.bands, bands, wanted)
     return _scene(str(place), contents, indexes, remarks)

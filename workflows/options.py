@@ -43,6 +43,23 @@ class Names(click.ParamType[list[str]]):
         return words
 
 
+class Resolution(click.ParamType[str | float]):
+    """`auto`, `native`, or metres."""
+
+    name = "auto|native|N"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | float:
+        """The word or the number."""
+        if value in ("auto", "native"):
+            return str(value)
+        try:
+            return float(value)
+        except ValueError:
+            self.fail(f"{value} is neither auto nor native nor a number of metres", param, ctx)
+
+
 class Numbers(click.ParamType[list[float]]):
     """Numbers between commas."""
 
@@ -95,6 +112,14 @@ bands = click.option(
     type=Names(),
     help="The scene's bands in the model's order, by number (4,3,2) or by name (red,green,blue). "
     "By default those that are named as in the model's card.",
+)
+resolution = click.option(
+    "--resolution",
+    type=Resolution(),
+    default="auto",
+    show_default=True,
+    help="Side in metres of the pixels that are read and mapped; native leaves the scene's own, "
+    "auto takes the model's where they differ by more than 10 %.",
 )
 tile = click.option(
     "--tile",
@@ -158,7 +183,9 @@ zarr_format = click.option(
 as_json = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object and nothing else."
 )
-mapping = together(model, trust, output, bands, tile, memory, aoi, device, precision, engine)
+mapping = together(
+    model, trust, output, bands, resolution, tile, memory, aoi, device, precision, engine
+)
 """Everything that decides how a scene is mapped, for `run` and `plan`."""
 
 card = together(

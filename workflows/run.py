@@ -42,6 +42,7 @@ def run(
     trust_model: str | None = None,
     output: str | Path | None = None,
     bands: Sequence[str | int] | None = None,
+    resolution: str | float = "auto",
     tile: str | int = "auto",
     device: str = "auto",
     precision: Precision | Literal["auto"] = "auto",
@@ -72,6 +73,8 @@ def run(
             stem with `.classes.tif` in the current folder.
         bands: numbers (from 1) or names of the scene's bands, in the model's order; by default
             those that have the names in the model's card.
+        resolution: side in metres of the pixels that are read and mapped, `native` for the scene's
+            own, or `auto`: the card's, where it has one and the scene's differs by more than 10 %.
         tile: side of a tile's core in pixels, a multiple of 256, or `auto`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         precision: `auto`, `fp32`, `bf16` or `fp16`; `auto` takes bf16 where the hardware has it
@@ -107,7 +110,7 @@ def run(
         scene,
         model=found,
         output=output,
-        reading=Reading(bands),
+        reading=Reading(bands, resolution),
         tile=tile,
         memory=memory,
         method=method,

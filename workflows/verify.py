@@ -71,6 +71,7 @@ def verify(
     model: Model | None = None,
     trust_model: str | None = None,
     bands: Sequence[str | int] | None = None,
+    resolution: str | float = "auto",
     device: str = "auto",
     precision: Precision | Literal["auto"] = "auto",
     engine: str = "auto",
@@ -88,8 +89,8 @@ def verify(
     Args:
         scene: the raster that was mapped.
         output: the map, a GeoTIFF or a Zarr store.
-        model, trust_model, bands, device, precision, engine, aoi, method: as `run` had them;
-            outside of the area of interest a map has to be nodata.
+        model, trust_model, bands, resolution, device, precision, engine, aoi, method: as `run` had
+            them; outside of the area of interest a map has to be nodata.
         windows: how many windows of 256 pixels, drawn by `seed`; None for all.
         tolerance: share of labels that may differ; 0 on a CPU and 0.001 elsewhere by default.
         seed: decides which windows are drawn.
@@ -102,7 +103,7 @@ def verify(
         scene,
         model=found,
         output=output,
-        reading=Reading(bands),
+        reading=Reading(bands, resolution),
         tile=CHUNK,
         memory=None,
         aoi=aoi,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from pyproj import CRS, Geod
 
-from segpipe.pipeline.area import row_areas
+from segpipe.pipeline.area import pixel_size, row_areas
 from segpipe.pipeline.grid import Grid
 from tests.pipeline.maps import grid
 
@@ -141,3 +141,22 @@ def test_a_local_plane_has_its_unit() -> None:
 def test_no_crs_no_area() -> None:
     assert row_areas(grid(3, 3, epsg=None), 0, 3) is None
     assert row_areas(grid(3, 3, epsg=4978), 0, 3) is None
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.floats(-180, 170), st.floats(-85, 79), st.floats(1e-5, 1e-2), st.floats(0.2, 5))
+def test_sides_of_geographic_pixels_multiply_to_their_area(
+    west: float, south: float, side: float, ratio: float
+) -> None:
+    where = grid(3, 5, (side, 0.0, west, 0.0, -side * ratio, south), 4326)
+    size = pixel_size(where)
+    assert size is not None
+    assert size[0] * size[1] == pytest.approx(areas(where)[1], rel=1e-4)
+
+
+def test_sides_of_projected_pixels_are_metres_in_the_plane() -> None:
+    turned = grid(3, 5, (3.0, 4.0, 0.0, 4.0, -3.0, 0.0), 32617)
+    assert pixel_size(turned) == pytest.approx((5.0, 5.0))
+    feet = grid(3, 5, (10.0, 0.0, 0.0, 0.0, -20.0, 0.0), 2264)
+    assert pixel_size(feet) == pytest.approx((10 * 1200 / 3937, 20 * 1200 / 3937))
+    assert pixel_size(Grid(3, 5, (1.0, 0.0, 0.0, 0.0, -1.0, 0.0), None)) is None

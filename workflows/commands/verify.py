@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # --help needn't wait for torch
 @options.model
 @options.trust
 @options.bands
+@options.resolution
 @options.aoi
 @options.device
 @options.precision
