@@ -127,16 +127,23 @@ class SegmentationModel:
         network: any module; one that segpipe built knows its architecture and can be saved.
         card: what it takes and gives.
         certificate: a footprint from an earlier time, used if it is this network's.
+        item: the STAC item of the package that it was read from, if it was.
 
     Raises:
         ModelError: card and network differ in the number of bands or classes.
     """
 
     def __init__(
-        self, network: nn.Module, card: ModelCard, *, certificate: Certificate | None = None
+        self,
+        network: nn.Module,
+        card: ModelCard,
+        *,
+        certificate: Certificate | None = None,
+        item: Path | None = None,
     ) -> None:
         self.network = network.eval()
         self.card = card
+        self.item = item
         self._certificate = certificate
         if self.architecture is not None:
             _agree(card, self.architecture)
@@ -290,7 +297,9 @@ def load(folder: str | Path, trust: str | None = None) -> SegmentationModel:
     else:
         content = path / item.network.name
         network = item.network.read(content, trust)
-    model = SegmentationModel(network, item.card, certificate=item.certificate)
+    model = SegmentationModel(
+        network, item.card, certificate=item.certificate, item=(path / ITEM).absolute()
+    )
     if model.network_sha256 != item.network_sha256:
         raise ModelError(
             f"{content} isn't what was saved: its digest is {model.network_sha256}, {ITEM} "

@@ -101,12 +101,13 @@ def _output(card: ModelCard) -> dict[str, Any]:
             "dim_order": ["batch", "classes", "height", "width"],
             "data_type": "float32",
         },
-        "classification:classes": [_class(info) for info in card.classes],
+        "classification:classes": [class_object(info) for info in card.classes],
         "post_processing_function": None,
     }
 
 
-def _class(info: ClassInfo) -> dict[str, Any]:
+def class_object(info: ClassInfo) -> dict[str, Any]:
+    """A class as the classification extension writes it."""
     # The classification extension allows letters, digits, hyphens and underscores in a name.
     name = re.sub(r"[^0-9A-Za-z_-]+", "-", info.name).strip("-")
     return {
