@@ -1,6 +1,6 @@
 """The scene that is mapped: its chosen bands, and which of its pixels are measurements."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,12 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.pipeline.band_choice import choose, title
+from segpipe.pipeline.band_files import known_files, named_files
 from segpipe.pipeline.container import open_container
 from segpipe.pipeline.errors import InputRefusedError
 from segpipe.pipeline.grid import Grid
-from segpipe.pipeline.location import place_of
-from segpipe.pipeline.resampled import Resampling, on_grid
+from segpipe.pipeline.location import Place, place_of
+from segpipe.pipeline.resampled import Resampling
 from segpipe.pipeline.source import DTYPES, Band, Contents, Source
+from segpipe.pipeline.stack import BandFile, on_grid, open_stack
 from segpipe.pipeline.window import Window
 
 
@@ -34,6 +36,7 @@ class Scene:
         warnings: lines for the user.
         source: reads the pixels.
         bands: the chosen ones as the file states them.
+        files: where the bands lie, if not at `path`.
     """
 
     path: str
@@ -46,6 +49,7 @@ class Scene:
     warnings: tuple[str, ...]
     source: Source
     bands: tuple[Band, ...] = ()
+    files: tuple[str, ...] = ()
 
     @property
     def bytes_per_pixel(self) -> int:
@@ -89,13 +93,14 @@ class Scene:
             raise InputRefusedError(f"{self.path}: {error}") from error
         if there is own:
             return self
+        moved = tuple(there.bands[index - 1] for index in self.band_indexes)
         return replace(
             self,
             grid=there.grid,
-            nodata=(None,) * len(self.nodata),
+            nodata=tuple(band.marker for band in moved),
             block_shape=there.block_shape,
             source=there.source,
-            bands=tuple(there.bands[index - 1] for index in self.band_indexes),
+            bands=moved,
         )
 
     def identity(self, full: bool = False) -> dict[str, Any]:
@@ -111,23 +116,40 @@ class Scene:
 
 
 def open_scene(
-    path: str | Path, bands: Sequence[str] | None = None, wanted: Sequence[str] = ()
+    path: str | Path,
+    bands: Sequence[str] | Mapping[str, str | Path] | None = None,
+    wanted: Sequence[str] = (),
 ) -> Scene:
     """The scene at `path` with the bands that are asked for.
 
     Args:
-        path: a GeoTIFF, JPEG 2000 or VRT file, or a folder that is Zarr.
-        bands: the user's choice, numbers counted from 1 ("4") or names; None for none.
+        path: a GeoTIFF, JPEG 2000 or VRT file, a folder that is Zarr, a STAC item, or the folder of
+            a Landsat or Sentinel-2 product.
+        bands: the user's choice, numbers counted from 1 ("4") or names, or a file for each of the
+            model's bands; None for none.
         wanted: the model's names of its bands, which decide where the user doesn't. A scene
-            without such names, but with as many bands, is taken in its own order.
+            without such names, but with as many bands, is taken in its own order, if it's one file.
 
     Raises:
         InputRefusedError: it's missing, damaged, of a kind that can't be mapped, or lacks bands.
     """
     place = place_of(path)
+    if isinstance(bands, Mapping):
+        return _of_files(place, named_files(place, bands, wanted))
+    files = known_files(place)
+    if files is not None:
+        chosen, _ = choose(place, files, bands, wanted, ordered=False)
+        return _of_files(place, [files[index - 1] for index in chosen])
     contents = open_container(place)
     indexes, remarks = choose(place, contents.bands, bands, wanted)
     return _scene(str(place), contents, indexes, remarks)
+
+
+def _of_files(place: Place, files: Sequence[BandFile]) -> Scene:
+    """The scene whose bands lie in these files, in their order."""
+    indexes = tuple(range(1, len(files) + 1))
+    scene = _scene(str(place), open_stack(files), indexes, ())
+    return replace(scene, files=tuple(dict.fromkeys(str(file.place) for file in files)))
 
 
 def _scene(
