@@ -32,18 +32,26 @@ def read_facts(path: Path) -> MapFacts:
     Raises:
         InputRefusedError: it can't be opened, or has no legend with names and colours.
     """
-    told = read_attributes(path) if path.is_dir() else read_tags(path)
-    tags = {
-        name: value
-        for name, value in told.items()
-        if name.startswith(_PROVENANCE) and isinstance(value, str)
-    }
     if legend := read_legend(path):
-        return MapFacts(legend, tags)
+        return MapFacts(legend, read_provenance(path))
     raise InputRefusedError(
         f"{path}: has no legend (a raster attribute table with Value, Class, Red, Green and Blue, "
         "such as segpipe puts beside its maps); name a map by segpipe with its side-cars"
     )
+
+
+def read_provenance(path: Path) -> dict[str, str]:
+    """The tags about model and method of the map at `path`; none where segpipe didn't make it.
+
+    Raises:
+        InputRefusedError: it can't be opened.
+    """
+    told = read_attributes(path) if path.is_dir() else read_tags(path)
+    return {
+        name: value
+        for name, value in told.items()
+        if name.startswith(_PROVENANCE) and isinstance(value, str)
+    }
 
 
 def read_legend(path: Path) -> Legend | None:
