@@ -37,6 +37,12 @@ class ClusterError(PipelineError):
     exit_code = 8
 
 
+class UnreachableError(PipelineError):
+    """A remote scene that had been accepted can't be reached any more; trying again may help."""
+
+    exit_code = 8
+
+
 class TilesFailedError(PipelineError):
     """Some tiles failed and went on failing when they were tried alone."""
 
