@@ -17,7 +17,7 @@ from segpipe.pipeline.errors import StorageError, VerificationError
 from segpipe.pipeline.execution import Runner
 from segpipe.pipeline.fingerprint import Fields
 from segpipe.pipeline.label_store import LabelStore, create
-from segpipe.pipeline.layer import class_layer
+from segpipe.pipeline.layer import CLASSES, Layer, class_layer
 from segpipe.pipeline.mapping import Job, is_stored
 from segpipe.pipeline.publish import publish_cog, publish_zarr
 from segpipe.pipeline.pyramid import write_pyramid
@@ -82,22 +82,29 @@ class Run:
     @property
     def job(self) -> Job:
         """What every tile needs to know."""
-        return Job(self.ready.scene, self.ready.plan, self.staged, NODATA)
-
-    @property
-    def file(self) -> Path:
-        """The finished map before it gets the output's name."""
-        output = self.ready.output
-        return self.staged.scratch / output.name if output.suffix == ".tif" else self.staged.store
+        ready = self.ready
+        layers = tuple(layer for layer, _ in ready.certainty.layers(ready.model.card))
+        counted = ready.certainty.counted
+        return Job(ready.scene, ready.plan, self.staged, NODATA, layers, counted)
 
     @property
     def is_published(self) -> bool:
         """Whether an earlier process ended between publishing the map and cleaning up."""
-        return self._verified.exists() and self.ready.output.exists() and not self.file.exists()
+        output = self.ready.output
+        staged = self._staged(CLASSES, output)
+        return self._verified(CLASSES).exists() and output.exists() and not staged.exists()
 
-    @property
-    def _verified(self) -> Path:
-        return self.staged.folder / "verified"
+    def _staged(self, name: str, output: Path) -> Path:
+        """The finished layer before it gets the output's name."""
+        if output.suffix != ".tif":
+            return self.staged.layer(name)
+        # Two layers may go to files of one name in different folders.
+        folder = self.staged.scratch if name == CLASSES else self.staged.scratch / name
+        return folder / output.name
+
+    def _verified(self, name: str) -> Path:
+        """The file that tells that a layer is finished."""
+        return self.staged.folder / ("verified" if name == CLASSES else f"verified-{name}")
 
     def receipts(self) -> Iterator[Receipt]:
         """The receipts of all tiles that are mapped, in the plan's order."""
@@ -169,48 +176,49 @@ class Run:
         return max(masked, key=lambda pair: 0 if pair[1] is None else np.count_nonzero(pair[1]))
 
     def publish(self, counts: dict[int, ClassCount], *, style: bool, overwrite: bool) -> None:
-        """Puts the map under the output's name."""
-        ready, store = self.ready, LabelStore(self.staged.store)
+        """Puts the layers under their outputs' names, and last of all the map."""
+        ready = self.ready
         pixels = {value: count.pixels for value, count in counts.items()}
-        layer = class_layer(ready.legend)
-        cog = ready.output.suffix == ".tif"
-        grid, scratch = ready.plan.grid, self.staged.scratch
-        if not self._verified.exists():
-            storage.make_folder(scratch)
-            # Seen here, where there are words for it: GDAL on a full disk chatters.
-            stored = sum(receipt.stored for receipt in self.receipts())
-            storage.require_free(scratch, (_PUBLISHED if cog else _WITH_PYRAMID) * stored)
-            if cog:
-                write_cog(
-                    store,
-                    grid,
-                    layer,
-                    self.file,
-                    scratch,
-                    counts=pixels,
-                    tags=provenance(ready, self.engine),
-                    cache_bytes=_CACHE_BYTES,
-                )
-            else:
-                write_pyramid(store, grid, ready.legend, scratch, cache_bytes=_CACHE_BYTES)
-        storage.write(self._verified, b"")
-        publish = publish_cog if cog else publish_zarr
-        publish(self.file, ready.output, layer, pixels, style=style, overwrite=overwrite)
+        layers = (*ready.certainty.layers(ready.model.card), (class_layer(ready.legend), ready.output))
+        for layer, output in layers:
+            staged, cog = self._staged(layer.name, output), output.suffix == ".tif"
+            if not self._verified(layer.name).exists():
+                self._finish(layer, staged, pixels, cog=cog)
+                storage.write(self._verified(layer.name), b"")
+            publish = publish_cog if cog else publish_zarr
+            publish(staged, output, layer, pixels, style=style, overwrite=overwrite)
+
+    def _finish(self, layer: Layer, staged: Path, pixels: dict[int, int], *, cog: bool) -> None:
+        """Makes what will be published of a layer whose chunks are all there."""
+        if not cog and layer.legend is None:
+            return
+        ready, store = self.ready, LabelStore(self.staged.layer(layer.name), layer.name)
+        grid, scratch = ready.plan.grid, staged.parent if cog else self.staged.scratch
+        storage.make_folder(scratch)
+        # Seen here, where there are words for it: GDAL on a full disk chatters.
+        stored = sum(receipt.stored for receipt in self.receipts())
+        storage.require_free(scratch, (_PUBLISHED if cog else _WITH_PYRAMID) * stored)
+        if cog:
+            write_cog(
+                store,
+                grid,
+                layer,
+                staged,
+                scratch,
+                counts=pixels if layer.legend else None,
+                tags=provenance(ready, self.engine),
+                cache_bytes=_CACHE_BYTES,
+            )
+        else:
+            write_pyramid(store, grid, ready.legend, scratch, cache_bytes=_CACHE_BYTES)
 
 
 def fingerprint_of(ready: Preparation, engine: Engine, zarr_format: int) -> Fields:
     """What decides the bytes of the map."""
-    aoi = ready.selection.aoi
+    asked = asked_of(ready, zarr_format)
     return {
-        "input": ready.scene.identity(),
-        "model": {"name": ready.model.card.name, "sha256": ready.model.digest},
-        "options": {
-            "bands": list(ready.scene.band_names),
-            "format": f"zarr {zarr_format}" if ready.output.suffix == ".zarr" else "cog",
-            "method": ready.method,
-            "tile": ready.plan.side,
-            **({"aoi": aoi.sha256} if aoi else {}),
-        },
+        **asked,
+        "options": {**asked["options"], "tile": ready.plan.side},
         "engine": {
             "name": engine.name,
             "version": engine.version,
@@ -224,16 +232,44 @@ def fingerprint_of(ready: Preparation, engine: Engine, zarr_format: int) -> Fiel
     }
 
 
-def create_store(ready: Preparation, engine: Engine, zarr_format: int, path: Path) -> None:
-    """An empty map with its grid and its legend."""
-    create(
-        path,
-        ready.plan.grid,
-        class_layer(ready.legend),
-        side=ready.plan.side,
-        attributes=provenance(ready, engine),
-        zarr_format=3 if zarr_format == 3 and ready.output.suffix == ".zarr" else 2,
-    )
+def asked_of(ready: Preparation, zarr_format: int) -> Fields:
+    """What decides the map, before an engine and a side of tiles are chosen for it."""
+    aoi = ready.selection.aoi
+    layers = {
+        name: _container(output, zarr_format) for name, output in ready.certainty.places.items()
+    }
+    return {
+        "input": ready.scene.identity(),
+        "model": {"name": ready.model.card.name, "sha256": ready.model.digest},
+        "options": {
+            "bands": list(ready.scene.band_names),
+            "format": _container(ready.output, zarr_format),
+            "method": ready.method,
+            **({"aoi": aoi.sha256} if aoi else {}),
+            **({"layers": layers} if layers else {}),
+        },
+    }
+
+
+def _container(output: Path, zarr_format: int) -> str:
+    return f"zarr {zarr_format}" if output.suffix == ".zarr" else "cog"
+
+
+def create_stores(ready: Preparation, engine: Engine, zarr_format: int, path: Path) -> None:
+    """An empty map at `path` with its grid and its legend, and every other layer beside it."""
+    layers = [
+        (layer, Staging(path.parent).layer(layer.name), output)
+        for layer, output in ready.certainty.layers(ready.model.card)
+    ]
+    for layer, store, output in (*layers, (class_layer(ready.legend), path, ready.output)):
+        create(
+            store,
+            ready.plan.grid,
+            layer,
+            side=ready.plan.side,
+            attributes=provenance(ready, engine),
+            zarr_format=3 if zarr_format == 3 and output.suffix == ".zarr" else 2,
+        )
 
 
 def provenance(ready: Preparation, engine: Engine) -> dict[str, str]:
