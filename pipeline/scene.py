@@ -15,7 +15,7 @@ from segpipe.pipeline.errors import InputRefusedError
 from segpipe.pipeline.grid import Grid
 from segpipe.pipeline.location import Place, place_of
 from segpipe.pipeline.resampled import Resampling
-from segpipe.pipeline.source import DTYPES, Band, Contents, Source
+from segpipe.pipeline.source import DTYPES, Band, Contents, Source, common_dtype
 from segpipe.pipeline.stack import BandFile, on_grid, open_stack
 from segpipe.pipeline.window import Window
 
@@ -173,7 +173,7 @@ def _scene(
     return Scene(
         path=place,
         grid=contents.grid,
-        dtype=_common([band.dtype for band in chosen]),
+        dtype=common_dtype(band.dtype for band in chosen),
         band_indexes=indexes,
         band_names=tuple(map(title, chosen, indexes)),
         nodata=nodata,
@@ -182,9 +182,3 @@ def _scene(
         source=contents.source,
         bands=chosen,
     )
-
-
-def _common(dtypes: list[str]) -> str:
-    """The smallest dtype that holds all of them: float64 holds every 32-bit integer."""
-    name = np.result_type(*map(np.dtype, dtypes)).name
-    return name if name in DTYPES else "float64"

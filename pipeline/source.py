@@ -1,7 +1,7 @@
 """What a container of pixels says about itself, before anyone chooses bands."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -84,6 +84,12 @@ class Contents:
     block_shape: tuple[int, int]
     warnings: tuple[str, ...]
     source: Source
+
+
+def common_dtype(dtypes: Iterable[str]) -> str:
+    """The smallest of `DTYPES` that holds all of them: float64 holds every 32-bit integer."""
+    name = np.result_type(*map(np.dtype, dtypes)).name
+    return name if name in DTYPES else "float64"
 
 
 def check_block(path: str | Path, shape: tuple[int, ...], itemsize: int) -> None:
