@@ -69,7 +69,8 @@ def _degrees(
     a, b, c, d, e, f = grid.transform
     x, y = a * columns + b * rows + c, d * columns + e * rows + f
     longitudes, latitudes = to_degrees.transform(x, y)
-    if not to_degrees.source_crs.is_geographic:
+    source = to_degrees.source_crs
+    if source is not None and not source.is_geographic:
         # Beyond their edge, some projections begin anew.
         there = to_degrees.transform(longitudes, latitudes, direction="INVERSE")
         strange = np.hypot(there[0] - x, there[1] - y) > math.sqrt(grid.pixel_area)

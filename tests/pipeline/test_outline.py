@@ -120,7 +120,7 @@ def test_it_is_geojson(of: Grid) -> None:
 def test_a_scene_across_the_antimeridian_is_two_parts() -> None:
     found = outline(grid("EPSG:4326", 175, 10, 10, 20))
     assert found is not None
-    assert found.bbox == (175, -10, -175, 10)
+    assert found.bbox == (175.0, -10.0, -175.0, 10.0)
     assert found.geometry["type"] == "MultiPolygon"
     assert [part.bounds for part in shapely.get_parts(shape(found.geometry))] == [
         (-180, -10, -175, 10),
@@ -146,7 +146,7 @@ def test_a_scene_around_a_pole_holds_it(crs: str, latitude: float) -> None:
 def test_the_whole_world_is_the_whole_world(left: float) -> None:
     found = outline(grid("EPSG:4326", left, 90, 360, 180))
     assert found is not None
-    assert found.bbox == (-180, -90, 180, 90)
+    assert found.bbox == (-180.0, -90.0, 180.0, 90.0)
     assert shape(found.geometry).area == 360 * 180
     mercator = outline(grid("EPSG:3857", -20037508.34, 20037508.34, 40075016.68, 40075016.68))
     assert mercator is not None
