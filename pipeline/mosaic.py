@@ -26,17 +26,17 @@ PLACED = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A scene on a mosaic's grid, and which window of the mosaic it fills."""
+    """A scene on a mosaic's grid, the window of the mosaic that it fills, and how it came there."""
 
     scene: Scene
     window: Window
+    resampled: bool
 
 
 def arrange(scenes: Sequence[Scene]) -> tuple[Grid, tuple[Part, ...]]:
     """The grid of the first scene, extended over all of them, and the scenes on it.
 
-    A scene whose pixels lie on that grid stays as it is; any other one is resampled onto it, with
-    a warning among its own.
+    A scene whose pixels lie on that grid stays as it is; any other one is resampled onto it.
 
     Raises:
         InputRefusedError: there are several crs, or rows of one scene don't follow another's, or
@@ -49,11 +49,9 @@ def arrange(scenes: Sequence[Scene]) -> tuple[Grid, tuple[Part, ...]]:
     top, left = min(one.top for one in extents), min(one.left for one in extents)
     height, width = max(one.bottom for one in extents), max(one.right for one in extents)
     whole = Window(top, left, height - top, width - left)
-    parts = (
-        Part(_settled(scene, first, extent), extent.relative_to(whole))
-        for scene, extent in zip(scenes, extents, strict=True)
-    )
-    return _seen(first.grid, whole), tuple(parts)
+    grid = _seen(first.grid, whole)
+    places = (extent.relative_to(whole) for extent in extents)
+    return grid, tuple(_part(grid, *pair) for pair in zip(scenes, places, strict=True))
 
 
 def mosaic(scenes: Sequence[Scene], rule: Rule) -> Scene:
@@ -74,15 +72,21 @@ def mosaic(scenes: Sequence[Scene], rule: Rule) -> Scene:
         band_indexes=tuple(range(1, len(first.band_indexes) + 1)),
         nodata=(None,) * len(first.band_indexes),
         bands=tuple(replace(band, nodata=None) for band in first.bands),
-        warnings=warnings(parts),
+        warnings=remarks(parts),
         source=MosaicSource(by_priority),
         files=tuple(file for scene in scenes for file in scene.files or (scene.path,)),
     )
 
 
-def warnings(parts: Sequence[Part]) -> tuple[str, ...]:
+def remarks(parts: Sequence[Part]) -> tuple[str, ...]:
     """What is to be said of all scenes, each thing once."""
-    return tuple(dict.fromkeys(line for part in parts for line in part.scene.warnings))
+    lines = dict.fromkeys(line for part in parts for line in part.scene.warnings)
+    moved = [Path(part.scene.path).name for part in parts if part.resampled]
+    if not moved:
+        return tuple(lines)
+    names = f"{', '.join(moved[:3])}{f' and {len(moved) - 3} more' if len(moved) > 3 else ''}"
+    there = f"the grid of {parts[0].scene.path}"
+    return *lines, f"not on {there}, so resampled onto it: {names}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,17 +179,15 @@ def _ends(line: Line, length: int) -> tuple[int, int]:
     return math.floor(low + PLACED), max(math.ceil(high - PLACED), math.floor(low + PLACED) + 1)
 
 
-def _settled(scene: Scene, first: Scene, extent: Window) -> Scene:
-    """The scene on the grid of the first one, whose pixels `extent` hold it."""
-    there = _seen(first.grid, extent)
+def _part(grid: Grid, scene: Scene, window: Window) -> Part:
+    """The scene on the grid's pixels in this window, which holds it."""
+    there = _seen(grid, window)
     columns, rows = _lines(there, scene)
-    if scene.grid.shape == there.shape and all(
+    placed = scene.grid.shape == there.shape and all(
         abs(line.offset) <= PLACED and abs(line.scale - 1) * length <= PLACED
         for line, length in ((columns, there.width), (rows, there.height))
-    ):
-        return scene
-    remark = f"{scene.path} doesn't lie on the grid of {first.path}: resampled onto it"
-    return replace(scene.on_grid(there), warnings=(*scene.warnings, remark))
+    )
+    return Part(scene if placed else scene.on_grid(there), window, not placed)
 
 
 def _seen(grid: Grid, window: Window) -> Grid:
