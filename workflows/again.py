@@ -54,9 +54,14 @@ def command(function: Callable[..., object], arguments: Mapping[str, object]) ->
 
 
 def word(value: object) -> str:
-    """A value as it is typed: words between commas, and a placeholder for what can't be typed."""
+    """A value as it is typed: words between commas, and a placeholder for what can't be typed.
+
+    A table is NAME=WORD between commas.
+    """
     if isinstance(value, str | Path | int | float):
         return str(value)
+    if isinstance(value, Mapping):
+        return ",".join(f"{name}={word(entry)}" for name, entry in value.items())
     if isinstance(value, list | tuple):
         return ",".join(map(word, value))
     return PLACEHOLDER

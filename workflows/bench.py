@@ -109,7 +109,7 @@ def bench(
             device=device,
             precision=precision,
         )
-    resident = Resident(ready.tiled, found.card)
+    resident = Resident(ready.tiled, ready.card)
     one = resident.predictor(report.engine).forward_seconds(*ready.plan.read_shape)
     return Benchmark(
         scene=Path(scene),

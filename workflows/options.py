@@ -43,6 +43,27 @@ class Names(click.ParamType[list[str]]):
         return words
 
 
+class BandFiles(click.ParamType["list[str] | dict[str, str]"]):
+    """Words between commas, or a file for each: NAME=FILE."""
+
+    name = "A,B,...|A=FILE,..."
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> list[str] | dict[str, str]:
+        """The words, or the files by name."""
+        words = Names().convert(value, param, ctx)
+        pairs = [word.split("=", 1) for word in words]
+        if all(len(pair) == 1 for pair in pairs):
+            return words
+        files = {pair[0].strip(): pair[-1].strip() for pair in pairs}
+        if any(len(pair) == 1 for pair in pairs) or not all((*files, *files.values())):
+            self.fail(f"{value!r} lacks a name or a file; write red=B4.tif,nir=B5.tif", param, ctx)
+        if len(files) != len(pairs):
+            self.fail(f"{value!r} names a band twice", param, ctx)
+        return files
+
+
 class Resolution(click.ParamType[str | float]):
     """`auto`, `native`, or metres."""
 
@@ -113,6 +134,20 @@ bands = click.option(
     help="The scene's bands in the model's order, by number (4,3,2) or by name (red,green,blue). "
     "By default those that are named as in the model's card.",
 )
+band_files = click.option(
+    "--bands",
+    type=BandFiles(),
+    help="The scene's bands in the model's order, by number (4,3,2) or by name (red,green,blue), "
+    "or a file for each of the model's bands (red=B4.tif,nir=B5.tif), in SCENE where that is a "
+    "folder. By default those that are named as in the model's card.",
+)
+scale = click.option(
+    "--scale",
+    type=float,
+    help="For models that take reflectances: reflectance = scale * number + offset in all bands, "
+    "in place of what the scene says of itself.",
+)
+offset = click.option("--offset", type=float, help="See --scale, which it goes with; 0 if left out.")
 resolution = click.option(
     "--resolution",
     type=Resolution(),
@@ -184,7 +219,8 @@ as_json = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object and nothing else."
 )
 mapping = together(
-    model, trust, output, bands, resolution, tile, memory, aoi, device, precision, engine
+    *(model, trust, output, band_files, scale, offset, resolution, tile, memory, aoi),
+    *(device, precision, engine),
 )
 """Everything that decides how a scene is mapped, for `run` and `plan`."""
 

@@ -1,6 +1,5 @@
 """What a run would do: tiles, margin, memory, disk and time, before anything is started."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -8,6 +7,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from segpipe.models.blend import Blended, TiledNetwork, as_tiled
+from segpipe.models.card import ModelCard
 from segpipe.models.converted import SlidingWindow, sliding_window
 from segpipe.models.engine import Precision
 from segpipe.models.footprint import Footprint
@@ -24,7 +24,8 @@ from segpipe.pipeline.scene import Scene
 from segpipe.pipeline.staging import begun
 from segpipe.workflows.catalogue import Model, find
 from segpipe.workflows.errors import OptionError
-from segpipe.workflows.inputs import Reading, open_input
+from segpipe.workflows.inputs import Bands, Reading, open_input
+from segpipe.workflows.reflectance import in_stored_units
 from segpipe.workflows.resident import Resident
 
 Method = Literal["one-pass", "sliding-window"]
@@ -58,6 +59,11 @@ class Preparation:
     def plan(self) -> Plan:
         """The whole scene in tiles, whatever part of it is mapped."""
         return self.selection.plan
+
+    @property
+    def card(self) -> ModelCard:
+        """The model's card with mean and deviation in the scene's own numbers."""
+        return in_stored_units(self.model.card, self.scene)
 
     @property
     def legend(self) -> Legend:
@@ -119,7 +125,9 @@ def plan(
     model: Model | None = None,
     trust_model: str | None = None,
     output: str | Path | None = None,
-    bands: Sequence[str | int] | None = None,
+    bands: Bands | None = None,
+    scale: float | None = None,
+    offset: float | None = None,
     resolution: str | float = "auto",
     tile: str | int = "auto",
     device: str = "auto",
@@ -140,7 +148,7 @@ def plan(
         scene,
         model=found,
         output=output,
-        reading=Reading(bands, resolution),
+        reading=Reading(bands, resolution, scale, offset),
         tile=tile,
         memory=memory,
         aoi=aoi,
@@ -290,10 +298,11 @@ def _expected_seconds(
     side = -(-CHUNK // ready.tiled.stride) * ready.tiled.stride
     pixels = np.ones((len(ready.scene.band_indexes), side, side), ready.scene.dtype)
     valid = np.ones((side, side), np.bool_)
-    resident = Resident(ready.tiled, ready.model.card)
+    card = ready.card
+    resident = Resident(ready.tiled, card)
     chosen = choose_engine(
         ready.tiled.network,
-        ready.model.card,
+        card,
         ready.tiled.stride,
         pixels,
         valid,

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,7 +20,7 @@ from segpipe.pipeline.staging import discard, staged_beside, staging
 from segpipe.workflows.again import Origin
 from segpipe.workflows.catalogue import Model, find
 from segpipe.workflows.errors import OptionError
-from segpipe.workflows.inputs import Reading
+from segpipe.workflows.inputs import Bands, Reading
 from segpipe.workflows.plan import THREADS, Method, Preparation, prepare, target
 from segpipe.workflows.products import Products
 from segpipe.workflows.report import ClassTotal, Report, Seconds
@@ -41,7 +41,9 @@ def run(
     model: Model | None = None,
     trust_model: str | None = None,
     output: str | Path | None = None,
-    bands: Sequence[str | int] | None = None,
+    bands: Bands | None = None,
+    scale: float | None = None,
+    offset: float | None = None,
     resolution: str | float = "auto",
     tile: str | int = "auto",
     device: str = "auto",
@@ -72,7 +74,9 @@ def run(
         output: ends in `.tif` for a cloud-optimised GeoTIFF or in `.zarr`; by default the scene's
             stem with `.classes.tif` in the current folder.
         bands: numbers (from 1) or names of the scene's bands, in the model's order; by default
-            those that have the names in the model's card.
+            those that have the names in the model's card. Or a table of files: for each of the
+            model's bands, by name or number, the file that holds it, beside or in the scene's
+            folder, such as `{"red": "B4.tif", "nir": "B5.tif"}`; "B4.tif:2" is its second band.
         resolution: side in metres of the pixels that are read and mapped, `native` for the scene's
             own, or `auto`: the card's, where it has one and the scene's differs by more than 10 %.
         tile: side of a tile's core in pixels, a multiple of 256, or `auto`.
@@ -110,7 +114,7 @@ def run(
         scene,
         model=found,
         output=output,
-        reading=Reading(bands, resolution),
+        reading=Reading(bands, resolution, scale, offset),
         tile=tile,
         memory=memory,
         method=method,
@@ -215,7 +219,8 @@ def _refuse_target(ready: Preparation) -> None:
         StorageError: its folder can't be written to.
     """
     output = ready.output
-    if output.exists() and output.samefile(ready.scene.path):
+    sources = (Path(name) for name in (ready.scene.path, *ready.scene.files))
+    if output.exists() and any(path.exists() and output.samefile(path) for path in sources):
         raise OptionError(f"{output} is the scene itself; name another output with -o")
     if output.is_dir() and not any((output / name).is_file() for name in _STORE):
         raise OptionError(f"{output} is a folder and no Zarr store; name another output with -o")
@@ -239,7 +244,7 @@ def _workers(
         raise OptionError("--scheduler and --scheduler-file name two clusters; leave one out")
     if workers < 1:
         raise OptionError(f"workers are 1 or more, got {workers}")
-    resident = Resident(ready.tiled, ready.model.card)
+    resident = Resident(ready.tiled, ready.card)
     if scheduler or scheduler_file:
         return existing(resident, scheduler=scheduler, scheduler_file=scheduler_file)
     return embedded(resident, workers=workers, threads=THREADS)

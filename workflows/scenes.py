@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from segpipe.pipeline.band_files import is_one_scene
 from segpipe.pipeline.errors import InputRefusedError, PipelineError
 from segpipe.pipeline.raster import sniff
 from segpipe.pipeline.scene import open_scene
@@ -63,11 +64,12 @@ class Failure:
 Outcome = Report | Failure
 
 
-def batch(words: Sequence[str], output: Path | None) -> Batch:
+def batch(words: Sequence[str], output: Path | None, *, of_files: bool = False) -> Batch:
     """The scenes that are meant by words of a command line, and a place for each map.
 
-    A word is a raster, a glob, or a folder: every raster in it that opens, by name. An output that
-    is a folder takes the maps of all scenes.
+    A word is a raster, a glob, or a folder: every raster in it that opens, by name. A Landsat or
+    Sentinel-2 product's folder is one scene, and so is every folder where bands are named by their
+    files (`of_files`). An output that is a folder takes the maps of all scenes.
 
     Raises:
         InputRefusedError: a glob or a folder has no scene.
@@ -78,7 +80,8 @@ def batch(words: Sequence[str], output: Path | None) -> Batch:
         raise OptionError(_one_output(output))
     warnings: list[str] = []
     # A scene that two globs match is one scene.
-    scenes = tuple(dict.fromkeys(scene for word in words for scene in _expanded(word, warnings)))
+    found = (scene for word in words for scene in _expanded(word, warnings, of_files))
+    scenes = tuple(dict.fromkeys(found))
     single = scenes == tuple(words) and len(scenes) == 1
     if output and not into and not single:
         raise OptionError(_one_output(output))
@@ -111,7 +114,7 @@ def summary(outcome: Outcome) -> str:
     return f"{outcome.scene}: failed ({outcome.error.exit_code}): {outcome.error}"
 
 
-def _expanded(word: str, warnings: list[str]) -> Sequence[str]:
+def _expanded(word: str, warnings: list[str], of_files: bool) -> Sequence[str]:
     """The scenes that a word means; what doesn't exist is left for `run` to refuse."""
     path = Path(word)
     try:
@@ -119,9 +122,9 @@ def _expanded(word: str, warnings: list[str]) -> Sequence[str]:
     except OSError:  # `run` has words for it
         there, folder = True, False
     if folder:
-        return _in_folder(path, warnings)
+        return [word] if of_files or is_one_scene(path) else _in_folder(path, warnings)
     if glob.has_magic(word) and not there and "://" not in word:
-        return _matching(word)
+        return _matching(word, of_files)
     return [word]
 
 
@@ -147,15 +150,17 @@ def _in_folder(folder: Path, warnings: list[str]) -> list[str]:
     return found
 
 
-def _matching(pattern: str) -> list[str]:
+def _matching(pattern: str, of_files: bool) -> list[str]:
     names = glob.glob(pattern, recursive=True)  # noqa: PTH207  # Path.glob takes none from the root
     matches = map(Path, sorted(names))
-    found = [
-        str(path) for path in matches if _is_candidate(path) and (path.is_file() or is_zarr(path))
-    ]
+    found = [str(path) for path in matches if _is_candidate(path) and _is_scene(path, of_files)]
     if not found:
         raise InputRefusedError(f"{pattern}: no scene has such a name; check the folder's name")
     return found
+
+
+def _is_scene(path: Path, of_files: bool) -> bool:
+    return path.is_file() or (path.is_dir() and (of_files or is_zarr(path) or is_one_scene(path)))
 
 
 def _is_candidate(path: Path) -> bool:

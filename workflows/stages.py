@@ -235,6 +235,7 @@ def fingerprint_of(ready: Preparation, engine: Engine, zarr_format: int) -> Fiel
 def asked_of(ready: Preparation, zarr_format: int) -> Fields:
     """What decides the map, before an engine and a side of tiles are chosen for it."""
     aoi = ready.selection.aoi
+    scales = [[band.scale, band.offset] for band in ready.scene.bands]
     layers = {
         name: _container(output, zarr_format) for name, output in ready.certainty.places.items()
     }
@@ -245,6 +246,7 @@ def asked_of(ready: Preparation, zarr_format: int) -> Fields:
             "bands": list(ready.scene.band_names),
             "format": _container(ready.output, zarr_format),
             "method": ready.method,
+            **({"scaling": scales} if ready.model.card.units == "reflectance" else {}),
             **({"aoi": aoi.sha256} if aoi else {}),
             **({"layers": layers} if layers else {}),
         },

@@ -1,7 +1,7 @@
 """Whether a map holds what the network says."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from segpipe.pipeline.plan import CHUNK
 from segpipe.pipeline.scene import Scene, open_scene
 from segpipe.pipeline.window import Window
 from segpipe.workflows.catalogue import Model, find
-from segpipe.workflows.inputs import Reading
+from segpipe.workflows.inputs import Bands, Reading
 from segpipe.workflows.plan import Method, prepare
 from segpipe.workflows.resident import Resident, decide_engine, recompute
 
@@ -70,7 +70,9 @@ def verify(
     *,
     model: Model | None = None,
     trust_model: str | None = None,
-    bands: Sequence[str | int] | None = None,
+    bands: Bands | None = None,
+    scale: float | None = None,
+    offset: float | None = None,
     resolution: str | float = "auto",
     device: str = "auto",
     precision: Precision | Literal["auto"] = "auto",
@@ -89,8 +91,8 @@ def verify(
     Args:
         scene: the raster that was mapped.
         output: the map, a GeoTIFF or a Zarr store.
-        model, trust_model, bands, resolution, device, precision, engine, aoi, method: as `run` had
-            them; outside of the area of interest a map has to be nodata.
+        model, trust_model, bands, scale, offset, resolution, device, precision, engine, aoi,
+            method: as `run` had them; outside of the area of interest a map has to be nodata.
         windows: how many windows of 256 pixels, drawn by `seed`; None for all.
         tolerance: share of labels that may differ; 0 on a CPU and 0.001 elsewhere by default.
         seed: decides which windows are drawn.
@@ -103,7 +105,7 @@ def verify(
         scene,
         model=found,
         output=output,
-        reading=Reading(bands, resolution),
+        reading=Reading(bands, resolution, scale, offset),
         tile=CHUNK,
         memory=None,
         aoi=aoi,
@@ -115,7 +117,7 @@ def verify(
             f"{output} has {labels.grid.shape} pixels and {scene} has {ready.scene.grid.shape}; "
             "name the scene that was mapped"
         )
-    local = Serial(Resident(ready.tiled, ready.model.card))
+    local = Serial(Resident(ready.tiled, ready.card))
     decide = partial(decide_engine, ready.scene, ready.plan, device, precision, engine)
     chosen = local.call(decide)
     allowed = tolerance

@@ -78,7 +78,8 @@ def run(scenes: tuple[str, ...], as_json: bool, quiet: bool, **arguments: Any) -
     from segpipe.workflows.run import run as run_scene
     from segpipe.workflows.scenes import Failure, attempt, batch, to_dict
 
-    chosen = batch(scenes, arguments.pop("output"))
+    of_files = isinstance(arguments["bands"], dict)
+    chosen = batch(scenes, arguments.pop("output"), of_files=of_files)
     warn(chosen.warnings)
     arguments["zarr_format"] = int(arguments["zarr_format"])
     if not chosen.single:

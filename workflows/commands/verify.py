@@ -19,7 +19,9 @@ if TYPE_CHECKING:  # --help needn't wait for torch
 @click.argument("output", type=click.Path(path_type=Path))
 @options.model
 @options.trust
-@options.bands
+@options.band_files
+@options.scale
+@options.offset
 @options.resolution
 @options.aoi
 @options.device
