@@ -98,6 +98,7 @@ print(json.dumps({
     "table": [[table.GetValueAsString(row, column) for column in columns] for row in rows],
     "usages": [table.GetUsageOfCol(column) for column in columns],
     "tags": dataset.GetMetadata(),
+    "pyramid": [[o.YSize, o.XSize] for o in map(band.GetOverview, range(band.GetOverviewCount()))],
     "sha256": hashlib.sha256(band.ReadAsArray().tobytes()).hexdigest(),
 }))
 """
@@ -117,6 +118,7 @@ print(json.dumps({
     "extent": layer.extent().toString(3),
     "nodata": layer.dataProvider().sourceNoDataValue(1),
     "classes": {str(int(c.value)): [c.label, c.color.name()] for c in classes},
+    "pyramid": layer.isValid() and layer.dataProvider().hasPyramids(),
 }), flush=True)
 os._exit(0)
 """

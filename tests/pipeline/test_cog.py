@@ -273,6 +273,7 @@ def test_qgis_shows_exactly_the_classes(tmp_path: Path) -> None:
         "extent": "630000.000,207000.000 : 657000.000,228000.000",
         "nodata": 255,
         "classes": CLASSES,
+        "pyramid": True,
     }
 
 

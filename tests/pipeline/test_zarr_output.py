@@ -118,6 +118,7 @@ def test_qgis_shows_it_with_its_legend(tmp_path: Path) -> None:
         "extent": "630000.000,207000.000 : 657000.000,228000.000",
         "nodata": 255,
         "classes": CLASSES,
+        "pyramid": False,
     }
 
 
