@@ -7,6 +7,7 @@ import psutil
 from dask.utils import parse_bytes
 
 from segpipe.pipeline.errors import InputRefusedError, StorageError
+from segpipe.pipeline.layer import Layer
 from segpipe.pipeline.plan import CHUNK, Plan
 from segpipe.pipeline.storage import free_bytes
 
@@ -18,6 +19,9 @@ _CAREFUL_SHARE = 0.5
 
 _STORED = 0.5
 """Bytes a pixel of compressed labels, even of a noisy map; overviews add a third."""
+
+_STORED_SHARE = 0.9
+"""The same for a band of probabilities, which on noise hardly shrink."""
 
 _PLAUSIBLE = 20_000
 """No codec makes a raster of measurements this many times smaller."""
@@ -80,8 +84,13 @@ def memory_limit(memory: str | None) -> int:
     return size
 
 
+def layer_bytes(plan: Plan, layer: Layer, *, cog: bool) -> int:
+    """The bytes that another layer than the map takes; see `disk_bytes`."""
+    return int(plan.grid.pixels * layer.count * _STORED_SHARE * (1 + 1 + 4 / 3 if cog else 1))
+
+
 def disk_bytes(plan: Plan, *, cog: bool) -> int:
-    """The bytes that staging and publishing take at their peak."""
+    """The bytes that staging and publishing a map take at their peak."""
     # A GeoTIFF is staged as chunks, then written plain, then with overviews. The chunks of Zarr
     # stay where they are; their pyramid is a third, and may be made through two files of a quarter.
     return int(plan.grid.pixels * _STORED * (1 + 1 + 4 / 3 if cog else 4 / 3 + 1 / 2))

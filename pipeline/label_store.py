@@ -28,6 +28,9 @@ from segpipe.pipeline.window import Window
 ARRAY = CLASSES
 """Name of the array (y, x) of labels."""
 
+STORE_MARKS = (".zgroup", ".zarray", "zarr.json")
+"""One of these files makes a folder a Zarr store."""
+
 ZarrFormat = Literal[2, 3]
 
 _LARGEST_SHARD = 2048

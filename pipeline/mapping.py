@@ -1,5 +1,6 @@
 """What a worker does with a tile: read, predict, write, and prove it."""
 
+import hashlib
 import os
 import resource
 import socket
@@ -14,10 +15,10 @@ from numpy.typing import NDArray
 from segpipe.pipeline.aoi import Mask, Piece
 from segpipe.pipeline.area import row_areas
 from segpipe.pipeline.label_store import LabelStore
-from segpipe.pipeline.layer import CLASSES
+from segpipe.pipeline.layer import CLASSES, CONFIDENCE, MEASURES, PROBABILITIES, Layer
 from segpipe.pipeline.plan import CHUNK, Plan, Tile
 from segpipe.pipeline.predictor import Predictor
-from segpipe.pipeline.receipt import Receipt, count_classes
+from segpipe.pipeline.receipt import Receipt, count_classes, count_confidence
 from segpipe.pipeline.scene import Scene
 from segpipe.pipeline.staging import Staging
 from segpipe.pipeline.window import Window
@@ -28,12 +29,33 @@ Labels = NDArray[np.uint8]
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What all tiles of a run have in common: names and numbers, no handles and no pixels."""
+    """What all tiles of a run have in common: names and numbers, no handles and no pixels.
+
+    `layers` are stored beside the map; with `counted` receipts tell how sure the network is.
+    """
 
     scene: Scene
     plan: Plan
     staging: Staging
     nodata: int
+    layers: tuple[Layer, ...] = ()
+    counted: bool = False
+
+    @property
+    def stores(self) -> tuple[LabelStore, ...]:
+        """Of the map, then of each layer."""
+        names = (CLASSES, *(layer.name for layer in self.layers))
+        return tuple(LabelStore(self.staging.layer(name), name) for name in names)
+
+    @property
+    def bands(self) -> dict[str, int | None]:
+        """What is computed, by name: how many bands, None without such an axis."""
+        wanted: dict[str, int | None] = {CLASSES: None}
+        wanted |= {layer.name: layer.count for layer in self.layers}
+        # Probabilities tell the greatest of them too.
+        if self.counted and not self.layers:
+            wanted[CONFIDENCE] = len(MEASURES)
+        return wanted
 
 
 def map_tile(job: Job, piece: Piece, predictor: Predictor) -> Receipt:
@@ -50,13 +72,22 @@ def map_tile(job: Job, piece: Piece, predictor: Predictor) -> Receipt:
     tile = piece.tile
     pixels, valid = job.scene.read(tile.read)
     after_read = time.perf_counter()
-    labels = label(
-        job.plan, pixels, valid, tile.read, tile.core, predictor, job.nodata, piece.wanted
+    found = layers(
+        job.plan,
+        pixels,
+        valid,
+        tile.read,
+        tile.core,
+        predictor,
+        job.nodata,
+        job.bands,
+        piece.wanted,
     )
+    labels = found[CLASSES]
     after_predict = time.perf_counter()
-    store = LabelStore(job.staging.store)
-    store.write(tile.core, labels)
-    stored, sha256 = store.digest(tile.core)
+    for store in job.stores:
+        store.write(tile.core, found[store.array])
+    stored, sha256 = _digest(job, tile)
     receipt = Receipt(
         tile.row,
         tile.column,
@@ -70,6 +101,7 @@ def map_tile(job: Job, piece: Piece, predictor: Predictor) -> Receipt:
         time.perf_counter() - after_predict,
         this_process(),
         peak_rss(),
+        count_confidence(_greatest(found), labels, job.nodata) if job.counted else None,
     )
     job.staging.keep(receipt)
     return receipt
@@ -117,16 +149,17 @@ def layers(
             name: np.full(_shape(count, core), nodata, np.uint8) for name, count in bands.items()
         }
     found = _predict(plan, pixels, valid, read, core, predictor, bands)
-    return {name: np.where(inside, layer, np.uint8(nodata)) for name, layer in found.items()}
+    for layer in found.values():
+        np.copyto(layer, np.uint8(nodata), where=~inside)
+    return found
 
 
 def is_stored(job: Job, tile: Tile) -> Receipt | None:
-    """The tile's receipt if the bytes on the disk are those that it tells of, else None."""
+    """The tile's receipt if it tells all that is asked, of the bytes on the disk, else None."""
     receipt = job.staging.receipt(tile.row, tile.column)
-    if receipt is None:
+    if receipt is None or (job.counted and receipt.confidence is None):
         return None
-    found = LabelStore(job.staging.store).digest(tile.core)
-    return receipt if found == (receipt.stored, receipt.sha256) else None
+    return receipt if _digest(job, tile) == (receipt.stored, receipt.sha256) else None
 
 
 def this_process() -> str:
@@ -138,6 +171,21 @@ def peak_rss() -> int:
     """The most memory that this process has ever held, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _digest(job: Job, tile: Tile) -> tuple[int, str]:
+    """How many bytes the tile takes in all stores, and a hash over them."""
+    sizes, hashes = zip(*(store.digest(tile.core) for store in job.stores), strict=True)
+    if len(hashes) == 1:
+        return sizes[0], hashes[0]
+    return sum(sizes), hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def _greatest(found: Mapping[str, Labels]) -> Labels:
+    """The greatest probability of each pixel, (row, column)."""
+    if CONFIDENCE in found:
+        return found[CONFIDENCE][0]
+    return np.asarray(found[PROBABILITIES].max(axis=0), np.uint8)
 
 
 def _predict(

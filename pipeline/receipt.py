@@ -9,6 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segpipe.pipeline.layer import STEPS
+
+BINS = 25
+"""Bins of confidence."""
+
 
 @dataclass(frozen=True, slots=True)
 class ClassCount:
@@ -31,6 +36,8 @@ class Receipt:
         read, predict, write: seconds.
         worker: which worker did it.
         peak_rss: the most memory that its process has ever held, in bytes.
+        confidence: pixels with a label by their greatest probability, in `BINS` bins of one width
+            from 0 to 1; None where nobody asked.
     """
 
     row: int
@@ -43,6 +50,7 @@ class Receipt:
     write: float
     worker: str
     peak_rss: int
+    confidence: tuple[int, ...] | None = None
 
     @property
     def place(self) -> tuple[int, int]:
@@ -63,7 +71,9 @@ class Receipt:
         try:
             data: dict[str, Any] = json.loads(text)
             counts = tuple(ClassCount(**count) for count in data.pop("counts"))
-            return cls(counts=counts, **data)
+            confidence = data.pop("confidence", None)
+            bins = None if confidence is None else tuple(confidence)
+            return cls(counts=counts, confidence=bins, **data)
         except (TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"no receipt: {error}") from error
 
@@ -78,6 +88,27 @@ def count_classes(
         ClassCount(value, int(histogram[value]), _area(labels, value, row_areas))
         for value in present
     )
+
+
+def count_confidence(
+    confidence: NDArray[np.uint8], labels: NDArray[np.uint8], nodata: int
+) -> tuple[int, ...]:
+    """Pixels that have a label by their greatest probability, stored in steps of 1/250."""
+    histogram = np.bincount(confidence[labels != nodata], minlength=256)[: STEPS + 1]
+    # A probability of 1 is in the last bin.
+    histogram[STEPS - 1] += histogram[STEPS]
+    bins = histogram[:STEPS].reshape(BINS, -1).sum(axis=1)
+    return tuple(int(pixels) for pixels in bins)
+
+
+def total_confidence(receipts: Iterable[Receipt]) -> tuple[int, ...] | None:
+    """The sum over receipts; None where one of them doesn't tell."""
+    bins = np.zeros(BINS, np.int64)
+    for receipt in receipts:
+        if receipt.confidence is None:
+            return None
+        bins += receipt.confidence
+    return tuple(int(pixels) for pixels in bins)
 
 
 def total(receipts: Iterable[Receipt], values: Iterable[int]) -> dict[int, ClassCount]:

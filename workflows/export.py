@@ -21,7 +21,7 @@ from segpipe.pipeline.errors import (
     VerificationError,
 )
 from segpipe.pipeline.grid import Grid
-from segpipe.pipeline.label_store import LabelStore, ZarrFormat, create
+from segpipe.pipeline.label_store import STORE_MARKS, LabelStore, ZarrFormat, create
 from segpipe.pipeline.layer import class_layer
 from segpipe.pipeline.legend import Legend
 from segpipe.pipeline.map_facts import MapFacts, read_facts
@@ -36,7 +36,6 @@ _SIDE = 2048
 """Side in pixels of what is copied at once: a whole number of chunks, shards and blocks."""
 
 _CACHE_BYTES = 16_000_000
-_STORE = (".zgroup", ".zarray", "zarr.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +106,7 @@ def _target(place: Path, source: Path, *, overwrite: bool) -> Path:
     """The output, where it may be written and whoever replaces it loses nothing but a map."""
     if place.exists() and source.exists() and place.samefile(source):
         raise OptionError(f"{place} is the map itself; name another output with -o")
-    if place.is_dir() and not any((place / name).is_file() for name in _STORE):
+    if place.is_dir() and not any((place / name).is_file() for name in STORE_MARKS):
         raise OptionError(f"{place} is a folder and no Zarr store; name another output with -o")
     if place.exists() and not overwrite:
         raise FingerprintMismatchError(

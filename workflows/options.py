@@ -215,6 +215,20 @@ zarr_format = click.option(
     show_default=True,
     help="2 is read by every GDAL from 3.6 on; 3 has shards and GeoZarr.",
 )
+certainty = together(
+    click.option(
+        "--probabilities",
+        metavar="OUT.tif|.zarr",
+        type=click.Path(path_type=Path),
+        help="Write the probability of each class too.",
+    ),
+    click.option(
+        "--confidence",
+        metavar="OUT.tif|.zarr",
+        type=click.Path(path_type=Path),
+        help="Write the greatest probability too, and its lead over the second one.",
+    ),
+)
 as_json = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object and nothing else."
 )

@@ -23,6 +23,7 @@ from segpipe.pipeline.plan import CHUNK, Margin, Plan
 from segpipe.pipeline.scene import Scene
 from segpipe.pipeline.staging import begun
 from segpipe.workflows.catalogue import Model, find
+from segpipe.workflows.certainty import UNTOLD, Certainty
 from segpipe.workflows.errors import OptionError
 from segpipe.workflows.inputs import Bands, Reading, open_input
 from segpipe.workflows.reflectance import in_stored_units
@@ -54,6 +55,7 @@ class Preparation:
     memory_bytes: int
     disk_bytes: int
     method: Method
+    certainty: Certainty = UNTOLD
 
     @property
     def plan(self) -> Plan:
@@ -178,6 +180,7 @@ def prepare(
     memory: str | None,
     method: Method = "one-pass",
     aoi: str | Path | None = None,
+    certainty: Certainty = UNTOLD,
 ) -> Preparation:
     """A run, prepared as far as it goes without a worker; refuses whatever can be refused.
 
@@ -192,16 +195,23 @@ def prepare(
     card = found.card
     source = open_input(scene, reading, card)
     tiled = _by_method(as_tiled(found.network, card, found.footprint), method)
+    layers = tuple(certainty.layers(card))
     costs = _costs(found, tiled, source)
+    costs = replace(costs, held=costs.held + sum(layer.count for layer, _ in layers))
     path = _output(scene, output)
+    certainty.refuse_places(Path(scene), path)
     before = begun(path)
     cut = _cut(source.grid, tiled, costs, _resumed(tile, before), memory)
     selection = Selection.of(cut, None if aoi is None else open_aoi(aoi, source.grid))
-    disk = int(budget.disk_bytes(cut, cog=path.suffix == ".tif") * selection.share)
+    disk = budget.disk_bytes(cut, cog=path.suffix == ".tif")
+    disk += sum(budget.layer_bytes(cut, layer, cog=to.suffix == ".tif") for layer, to in layers)
+    disk = int(disk * selection.share)
     if before is None:
         # A run that was begun has taken its part already; publishing asks for the rest.
         budget.require_space(cut, source.path, source.bytes_per_pixel, path, disk)
-    return Preparation(source, found, tiled, selection, path, costs.of(cut), disk, method)
+    return Preparation(
+        source, found, tiled, selection, path, costs.of(cut), disk, method, certainty
+    )
 
 
 def _by_method(tiled: TiledNetwork, method: Method) -> TiledNetwork:

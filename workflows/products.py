@@ -8,6 +8,7 @@ from segpipe.pipeline.errors import FingerprintMismatchError
 from segpipe.pipeline.fingerprint import Fields
 from segpipe.pipeline.staging import Staging
 from segpipe.workflows.again import Origin
+from segpipe.workflows.certainty import UNTOLD, Certainty
 from segpipe.workflows.page import page_target, write_page
 from segpipe.workflows.plan import Preparation
 from segpipe.workflows.polygons import polygon_target, write_polygons
@@ -20,9 +21,17 @@ class Products:
 
     polygons: Path | None = None
     report: Path | None = None
+    certainty: Certainty = UNTOLD
 
     @classmethod
-    def of(cls, *, polygons: str | Path | None, report: str | Path | None) -> "Products":
+    def of(
+        cls,
+        *,
+        polygons: str | Path | None,
+        report: str | Path | None,
+        probabilities: str | Path | None = None,
+        confidence: str | Path | None = None,
+    ) -> "Products":
         """The products under these names, each of which can be written.
 
         Raises:
@@ -32,12 +41,17 @@ class Products:
         return cls(
             None if polygons is None else polygon_target(polygons, overwrite=True),
             page_target(report, overwrite=True),
+            Certainty.of(probabilities, confidence, counted=report is not None),
         )
 
     @property
     def paths(self) -> tuple[Path, ...]:
         """All that are wanted."""
-        return tuple(path for path in (self.polygons, self.report) if path is not None)
+        files = (self.polygons, self.report)
+        return (
+            *self.certainty.places.values(),
+            *(path for path in files if path is not None),
+        )
 
     def refuse_existing(self, *, overwrite: bool) -> None:
         """Passes if no file is there under these names, or they may be replaced.

@@ -52,6 +52,8 @@ class Report:
     """A published map and how it came about.
 
     `pixels` are those of the scene, `aoi_pixels` those of the area of interest if there is one.
+    `sureness` are pixels by the network's greatest probability, in bins of one width from 0 to 1,
+    if they were counted.
     """
 
     output: Path
@@ -70,6 +72,9 @@ class Report:
     peak_rss_bytes: int
     warnings: tuple[str, ...]
     polygons: PolygonFile | None = None
+    probabilities: Path | None = None
+    confidence: Path | None = None
+    sureness: tuple[int, ...] | None = None
 
     @property
     def valid_pixels(self) -> int:
@@ -114,6 +119,8 @@ class Report:
             "peak_rss_bytes": self.peak_rss_bytes,
             "warnings": list(self.warnings),
             "polygons": self.polygons.to_dict() if self.polygons else None,
+            "probabilities": str(self.probabilities) if self.probabilities else None,
+            "confidence": str(self.confidence) if self.confidence else None,
         }
 
     def open(self) -> DataArray:

@@ -14,8 +14,9 @@ from segpipe.models.onnx_session import is_portable, refusal
 from segpipe.models.predictor import ENGINES
 from segpipe.pipeline.errors import FingerprintMismatchError, StorageError
 from segpipe.pipeline.execution import Runner, embedded, existing
+from segpipe.pipeline.label_store import STORE_MARKS
 from segpipe.pipeline.mapping import peak_rss, this_process
-from segpipe.pipeline.receipt import Receipt, total
+from segpipe.pipeline.receipt import Receipt, total, total_confidence
 from segpipe.pipeline.staging import discard, staged_beside, staging
 from segpipe.workflows.again import Origin
 from segpipe.workflows.catalogue import Model, find
@@ -25,10 +26,7 @@ from segpipe.workflows.plan import THREADS, Method, Preparation, prepare, target
 from segpipe.workflows.products import Products
 from segpipe.workflows.report import ClassTotal, Report, Seconds
 from segpipe.workflows.resident import Resident, decide_engine
-from segpipe.workflows.stages import Progress, Run, Watcher, create_store, fingerprint_of
-
-_STORE = (".zgroup", ".zarray", "zarr.json")
-"""One of these makes a folder a Zarr store."""
+from segpipe.workflows.stages import Progress, Run, Watcher, create_stores, fingerprint_of
 
 
 def _unwatched(progress: Progress) -> None:
@@ -61,6 +59,8 @@ def run(
     new_run: bool = False,
     report: str | Path | None = None,
     polygons: str | Path | None = None,
+    probabilities: str | Path | None = None,
+    confidence: str | Path | None = None,
     watch: Watcher = _unwatched,
 ) -> Report:
     """Maps a scene and publishes the map; a run that was stopped goes on where it was.
@@ -99,6 +99,9 @@ def run(
         new_run: throw away an unfinished run for this output.
         report: a page about the run, ending in `.html`, that shows scene and map.
         polygons: a vector file of the map's classes, ending in `.gpkg` or `.fgb`.
+        probabilities: the probability of each class, ending in `.tif` or `.zarr`: bytes that stand
+            for 0 to 1 in steps of 1/250.
+        confidence: likewise the greatest probability, and its lead over the second one.
         watch: is told of every tile.
 
     Raises:
@@ -110,6 +113,9 @@ def run(
     if engine not in ENGINES:
         raise OptionError(f"the engines are {', '.join(ENGINES)}, got {engine}")
     found = find(model, trust_model)
+    products = Products.of(
+        polygons=polygons, report=report, probabilities=probabilities, confidence=confidence
+    )
     ready = prepare(
         scene,
         model=found,
@@ -119,9 +125,9 @@ def run(
         memory=memory,
         method=method,
         aoi=aoi,
+        certainty=products.certainty,
     )
     _refuse_target(ready)
-    products = Products.of(polygons=polygons, report=report)
     if not staged_beside(ready.output):
         _refuse_existing(ready.output, overwrite)
         products.refuse_existing(overwrite=overwrite)
@@ -129,7 +135,7 @@ def run(
         decide = partial(decide_engine, ready.scene, ready.plan, device, precision, engine)
         chosen = runner.call(decide)
         fields = fingerprint_of(ready, chosen, zarr_format)
-        fill = partial(create_store, ready, chosen, zarr_format)
+        fill = partial(create_stores, ready, chosen, zarr_format)
         with staging(ready.output, fields, new_run=new_run, create=fill) as staged:
             begun = Run(ready, chosen, staged, runner)
             tally, seam = Tally(), None
@@ -166,6 +172,9 @@ def run(
                 seam=seam,
                 seconds=Seconds(end - start, tally.read, tally.predict, tally.write, end - mapped),
                 peak_rss_bytes=tally.peak_rss,
+                probabilities=products.certainty.probabilities,
+                confidence=products.certainty.confidence,
+                sureness=total_confidence(begun.receipts()) if products.certainty.counted else None,
                 warnings=(*ready.warnings, *_instead(ready, chosen, engine)),
             )
             made = products.write(made, ready, fields, origin)
@@ -222,7 +231,7 @@ def _refuse_target(ready: Preparation) -> None:
     sources = (Path(name) for name in (ready.scene.path, *ready.scene.files))
     if output.exists() and any(path.exists() and output.samefile(path) for path in sources):
         raise OptionError(f"{output} is the scene itself; name another output with -o")
-    if output.is_dir() and not any((output / name).is_file() for name in _STORE):
+    if output.is_dir() and not any((output / name).is_file() for name in STORE_MARKS):
         raise OptionError(f"{output} is a folder and no Zarr store; name another output with -o")
     if not os.access(output.parent, os.W_OK | os.X_OK):
         raise StorageError(

@@ -179,7 +179,10 @@ class Run:
         """Puts the layers under their outputs' names, and last of all the map."""
         ready = self.ready
         pixels = {value: count.pixels for value, count in counts.items()}
-        layers = (*ready.certainty.layers(ready.model.card), (class_layer(ready.legend), ready.output))
+        layers = (
+            *ready.certainty.layers(ready.model.card),
+            (class_layer(ready.legend), ready.output),
+        )
         for layer, output in layers:
             staged, cog = self._staged(layer.name, output), output.suffix == ".tif"
             if not self._verified(layer.name).exists():

@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # --help needn't wait for torch
 _RESUMABLE = {6, 7, 8, 9, 10}
 """Exit codes after which the same command goes on."""
 
-_ONE_FILE = ("report", "polygons", "stac")
+_ONE_FILE = ("probabilities", "confidence", "report", "polygons", "stac")
 """Options that name one file, which several scenes can't share."""
 
 
@@ -39,6 +39,7 @@ _ONE_FILE = ("report", "polygons", "stac")
 )
 @options.style
 @options.zarr_format
+@options.certainty
 @click.option(
     "--report",
     metavar="OUT.html",
@@ -69,6 +70,7 @@ def run(scenes: tuple[str, ...], as_json: bool, quiet: bool, **arguments: Any) -
     segpipe run scene.tif -m my-model --bands 4,3,2 -o map.zarr
     segpipe run scene.tif --aoi county.gpkg
     segpipe run scene.tif --polygons areas.gpkg
+    segpipe run scene.tif --probabilities shares.tif --confidence sure.tif
     segpipe run 'scenes/*.tif' -o maps
     segpipe run scene.tif --scheduler tcp://10.0.0.1:8786 -o /shared/map.tif
     """  # noqa: D301
