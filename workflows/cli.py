@@ -22,6 +22,7 @@ from segpipe.workflows.commands.plan import plan
 from segpipe.workflows.commands.run import run
 from segpipe.workflows.commands.train import train
 from segpipe.workflows.commands.verify import verify
+from segpipe.workflows.commands.view import view
 from segpipe.workflows.console import command_line
 from segpipe.workflows.errors import OptionError
 
@@ -43,7 +44,9 @@ def cli() -> None:
     """  # noqa: D301 - \b is click's mark for lines that stay as they are
 
 
-for command in (run, plan, inspect, model, models, verify, train, evaluate, convert, export, bench):
+for command in (
+    *(run, plan, inspect, model, models, verify, train, evaluate, convert, export, view, bench),
+):
     cli.add_command(command)
 
 
