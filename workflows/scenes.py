@@ -38,11 +38,13 @@ class Batch:
         assignments: one a scene, in the order of the command line.
         single: whether one scene was named by its own name, whose report stands alone.
         warnings: lines for the user, on rasters that were left out.
+        others: scenes that make one map with the only assignment's.
     """
 
     assignments: tuple[Assignment, ...]
     single: bool
     warnings: tuple[str, ...]
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ def batch(words: Sequence[str], output: Path | None, *, of_files: bool = False) 
         InputRefusedError: a glob or a folder has no scene.
         OptionError: one output is named for several scenes, or two maps would have one name.
     """
-    into = output if output and output.suffix not in (".tif", ".zarr") and output.is_dir() else None
+    into = _folder(output)
     if len(words) > 1 and output and not into:
         raise OptionError(_one_output(output))
     warnings: list[str] = []
@@ -88,6 +90,21 @@ def batch(words: Sequence[str], output: Path | None, *, of_files: bool = False) 
     outputs = [into / target(scene, None).name if into else output for scene in scenes]
     _check_names(scenes, outputs)
     return Batch(tuple(map(Assignment, scenes, outputs)), single, tuple(warnings))
+
+
+def together(words: Sequence[str], output: Path | None) -> Batch:
+    """The scenes that are meant by words of a command line, as one; words are those of `batch`.
+
+    By default its map has the first scene's name.
+
+    Raises:
+        InputRefusedError: a glob or a folder has no scene.
+    """
+    warnings: list[str] = []
+    first, *others = dict.fromkeys(scene for word in words for scene in _expanded(word, warnings))
+    into = _folder(output)
+    task = Assignment(first, into / target(first, None).name if into else output)
+    return Batch((task,), True, tuple(warnings), tuple(others))
 
 
 def attempt(task: Assignment, run: Callable[[str, Path | None], Report]) -> Outcome:
@@ -189,6 +206,11 @@ def _check_names(scenes: Sequence[str], outputs: Sequence[Path | None]) -> None:
                 "each with its own -o"
             )
         taken[path] = scene
+
+
+def _folder(output: Path | None) -> Path | None:
+    """The output, if it is a folder that takes maps."""
+    return output if output and output.suffix not in (".tif", ".zarr") and output.is_dir() else None
 
 
 def _one_output(output: Path) -> str:
