@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from dask import config
-from distributed import Client, LocalCluster, WorkerPlugin, as_completed, get_worker
+from distributed import Client, LocalCluster, Worker, WorkerPlugin, as_completed, get_worker
 from distributed.client import FutureCancelledError
 from distributed.comm.core import CommClosedError
 from distributed.scheduler import KilledWorker
 
 from segpipe.pipeline.errors import ClusterError, TilesFailedError
 from segpipe.pipeline.raster import WORKER_ENVIRONMENT
+from segpipe.pipeline.versions import differences, installed
 
 Resident = TypeVar("Resident")
 Held = TypeVar("Held", covariant=True)
@@ -70,11 +71,17 @@ class Serial(Generic[Resident]):
 
 
 class _Residence(WorkerPlugin):
-    """Keeps the resident in a worker process."""
+    """Keeps the resident in a worker process that has the versions of the process it came from."""
 
     def __init__(self, name: str, resident: object) -> None:
         self.name = name
         self.resident = resident
+        self.skew = ""
+        self._versions = installed()
+
+    def setup(self, worker: Worker) -> None:
+        """Compares the versions: a worker may join when the run has long begun."""
+        self.skew = differences(self._versions, installed())
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +228,7 @@ def existing(
         name = f"segpipe-{uuid.uuid4().hex}"
         try:
             with _losses_reported():
+                _require_one_version(client)
                 stack.enter_context(_settled(client, name, resident))
         except ImportError as error:
             raise ClusterError(
@@ -253,8 +261,11 @@ def _address(scheduler_file: Path) -> str:
 
 
 def _on_worker(name: str, function: Callable[[Resident, Item], Result], item: Item) -> Result:
-    residence = get_worker().plugins[name]
+    worker = get_worker()
+    residence = worker.plugins[name]
     resident: Resident = residence.resident  # type: ignore[attr-defined]
+    if skew := residence.skew:  # type: ignore[attr-defined]
+        raise _skewed(f"the worker {worker.address}", skew)
     try:
         return function(resident, item)
     except BaseException as error:
@@ -276,6 +287,35 @@ class _WithoutItem(Generic[Resident, Result]):
 
     def __call__(self, resident: Resident, item: None) -> Result:
         return self.function(resident)
+
+
+def _require_one_version(client: Client) -> None:
+    """Passes if scheduler and workers have the versions of this process.
+
+    Raises:
+        ClusterError: one of them differs.
+        ImportError: a worker has no segpipe.
+    """
+    here = installed()
+    # A scheduler needs no segpipe; Dask tells its versions.
+    scheduler = client.get_versions()["scheduler"]
+    packages = {
+        "python": ".".join(scheduler["host"]["python"].split(".")[:2]),
+        **{name: scheduler["packages"][name] for name in ("dask", "distributed")},
+    }
+    found = {"the scheduler": packages}
+    for address, versions in sorted(client.run(installed).items()):
+        found[f"the worker {address}"] = versions
+    for who, versions in found.items():
+        if skew := differences(here, versions):
+            raise _skewed(who, skew)
+
+
+def _skewed(who: str, skew: str) -> ClusterError:
+    return ClusterError(
+        f"{who} has {skew}; install the versions of the machine that starts the run there, or run "
+        "from one that has the cluster's"
+    )
 
 
 @contextlib.contextmanager

@@ -7,12 +7,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import psutil
 import pytest
 from dask import config
 
+from segpipe.pipeline import versions
 from segpipe.pipeline.errors import ClusterError, InputRefusedError, TilesFailedError
 from segpipe.pipeline.execution import Cluster, Serial, embedded, existing
 
@@ -121,6 +123,35 @@ def test_an_existing_cluster_gives_what_serial_gives(cluster: Path) -> None:
         assert runner.call(place) != os.getpid()
 
 
+def pretend(patch: pytest.MonkeyPatch, package: str) -> None:
+    """In this process alone the package has the version 1.0."""
+    true = versions._version
+    patch.setattr(versions, "_version", lambda name: "1.0" if name == package else true(name))
+
+
+@pytest.mark.parametrize("package", ["distributed", "numpy"])
+def test_another_version_is_refused_before_any_task(
+    cluster: Path, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    pretend(monkeypatch, package)
+    who = "scheduler" if package == "distributed" else r"worker tcp://\S+"
+    told = rf"the {who} has {package} {version(package)} instead of 1\.0; install"
+    with pytest.raises(ClusterError, match=told), existing(2, scheduler_file=str(cluster)):
+        pytest.fail("the cluster was taken")
+
+
+def test_a_worker_of_another_version_that_joins_later_ends_the_run(
+    cluster: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("segpipe.pipeline.execution._require_one_version", lambda client: None)
+    pretend(monkeypatch, "zarr")
+    with (
+        existing(2, scheduler_file=str(cluster)) as runner,
+        pytest.raises(ClusterError, match=r"has zarr \S+ instead of 1\.0"),
+    ):
+        list(runner.map(scaled, range(3)))
+
+
 def test_no_scheduler_is_said_in_one_line() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -159,3 +190,11 @@ def test_a_users_own_dask_work_goes_where_it_went_before() -> None:
     with embedded("resident"):
         assert config.get("scheduler", None) is None
     assert config.get("scheduler", None) is None
+
+
+def test_versions_differ_in_words() -> None:
+    here = {"numpy": "2.2", "torch": "2.13.0+cpu", "zarr": "3.1"}
+    assert not versions.differences(here, {**here, "torch": "2.13.0+cu130"})
+    assert not versions.differences(here, {"numpy": "2.2"})
+    there = {**here, "numpy": "2.1", "zarr": "none"}
+    assert versions.differences(here, there) == "numpy 2.1 instead of 2.2, zarr none instead of 3.1"
