@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeGuard
 from urllib.parse import urljoin
 
 from segpipe.pipeline.errors import InputRefusedError
@@ -242,7 +243,7 @@ def _is_raster(asset: Table, href: str) -> bool:
     return href.partition("?")[0].lower().endswith(_IMAGE_SUFFIXES)
 
 
-def _is_name(value: object) -> bool:
+def _is_name(value: object) -> TypeGuard[str]:
     return (
         isinstance(value, str)
         and bool(value.strip())

@@ -38,9 +38,11 @@ def open_input(scene: str | Path, reading: Reading, card: ModelCard) -> Scene:
         InputRefusedError: it's missing, damaged, of a kind that can't be mapped, or lacks bands.
         OptionError: the resolution or the scaling makes no sense.
     """
-    bands = reading.bands
-    if bands is not None and not isinstance(bands, Mapping):
-        bands = [str(band) for band in bands]
-    opened = open_scene(scene, bands, card.bands)
+    named: Mapping[str, str | Path] | list[str] | None = (
+        reading.bands
+        if reading.bands is None or isinstance(reading.bands, Mapping)
+        else [str(band) for band in reading.bands]
+    )
+    opened = open_scene(scene, named, card.bands)
     scaled = with_scaling(opened, reading.scale, reading.offset, card)
     return at_resolution(scaled, reading.resolution, card)

@@ -147,7 +147,9 @@ scale = click.option(
     help="For models that take reflectances: reflectance = scale * number + offset in all bands, "
     "in place of what the scene says of itself.",
 )
-offset = click.option("--offset", type=float, help="See --scale, which it goes with; 0 if left out.")
+offset = click.option(
+    "--offset", type=float, help="See --scale, which it goes with; 0 if left out."
+)
 resolution = click.option(
     "--resolution",
     type=Resolution(),

@@ -13,9 +13,7 @@ from segpipe.pipeline.source import Band
 from segpipe.workflows.errors import OptionError
 
 
-def with_scaling(
-    scene: Scene, scale: float | None, offset: float | None, card: ModelCard
-) -> Scene:
+def with_scaling(scene: Scene, scale: float | None, offset: float | None, card: ModelCard) -> Scene:
     """The scene whose bands have the scale and offset that make reflectances of their numbers.
 
     A scene of which a model takes the stored numbers stays as it is.

@@ -92,7 +92,7 @@ def batch(words: Sequence[str], output: Path | None, *, of_files: bool = False) 
     return Batch(tuple(map(Assignment, scenes, outputs)), single, tuple(warnings))
 
 
-def together(words: Sequence[str], output: Path | None) -> Batch:
+def together(words: Sequence[str], output: Path | None, *, of_files: bool = False) -> Batch:
     """The scenes that are meant by words of a command line, as one; words are those of `batch`.
 
     By default its map has the first scene's name.
@@ -101,7 +101,8 @@ def together(words: Sequence[str], output: Path | None) -> Batch:
         InputRefusedError: a glob or a folder has no scene.
     """
     warnings: list[str] = []
-    first, *others = dict.fromkeys(scene for word in words for scene in _expanded(word, warnings))
+    found = (scene for word in words for scene in _expanded(word, warnings, of_files))
+    first, *others = dict.fromkeys(found)
     into = _folder(output)
     task = Assignment(first, into / target(first, None).name if into else output)
     return Batch((task,), True, tuple(warnings), tuple(others))
