@@ -80,7 +80,7 @@ def read_labels(scene: Scene, window: Window) -> Labels:
                 f"{scene.path}: holds {strange[0]}, expected whole numbers of 32 bits; "
                 "name a map of classes"
             )
-    labels = values.astype(np.int32)
+    labels: Labels = values.astype(np.int32)
     labels[~valid] = NODATA
     return labels
 

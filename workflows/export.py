@@ -1,4 +1,4 @@
-"""A map in another container, Zarr or GeoTIFF, as the run that made it would have written it."""
+"""A map in another container, as the run that made it would have written it, or with changes."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ from segpipe.pipeline.grid import Grid
 from segpipe.pipeline.label_store import STORE_MARKS, LabelStore, ZarrFormat, create
 from segpipe.pipeline.layer import class_layer
 from segpipe.pipeline.legend import Legend
-from segpipe.pipeline.map_facts import MapFacts, read_facts
+from segpipe.pipeline.map_facts import MapFacts
 from segpipe.pipeline.publish import publish_cog, publish_zarr, put_back
 from segpipe.pipeline.pyramid import write_pyramid
 from segpipe.pipeline.scene import Scene
 from segpipe.pipeline.window import Window
+from segpipe.workflows.edit import Edit, Watcher, unwatched, watched
 from segpipe.workflows.errors import OptionError
 from segpipe.workflows.reference import open_labels
 
@@ -45,12 +46,14 @@ class ExportedMap:
     output: Path
     map: Path
     classes: dict[str, int]
+    edit: Edit
 
     def to_dict(self) -> dict[str, Any]:
         """The result as `segpipe export --json` prints it."""
         return {
             "output": str(self.output),
             "map": str(self.map),
+            "edits": self.edit.steps,
             "classes": {name: {"pixels": pixels} for name, pixels in self.classes.items()},
         }
 
@@ -59,21 +62,29 @@ def export_map(
     map: str | Path,  # noqa: A002 - as on the command line
     output: str | Path,
     *,
+    reclass: str | Path | None = None,
+    sieve: int | None = None,
     style: bool = True,
     zarr_format: ZarrFormat = 2,
     overwrite: bool = False,
+    watch: Watcher = unwatched,
 ) -> ExportedMap:
-    """Writes a map by segpipe as Zarr or as a cloud-optimised GeoTIFF, with legend and origin.
+    """Writes a map as Zarr or as a cloud-optimised GeoTIFF, with legend and origin.
 
     Args:
-        map: a map by segpipe, with its side-cars.
+        map: a map by segpipe, with its side-cars; or with `reclass` a raster of any class values.
         output: ends in `.tif` or in `.zarr`.
+        reclass: a file of classes, such as `examples/landcover-classes.json`, that says which of
+            the map's values make up which class of the new one.
+        sieve: areas of fewer pixels take the class of a neighbour, after `reclass`.
         style: whether to write a QGIS style beside the output.
         zarr_format: 2 or 3, for Zarr.
         overwrite: replace an output that is there.
+        watch: is told which share of the map has been copied.
 
     Raises:
-        InputRefusedError: the map can't be read, isn't of bytes, or has no legend.
+        InputRefusedError: the map can't be read, isn't of bytes, has no legend, or holds a value
+            that `reclass` doesn't name.
         FingerprintMismatchError: there is such an output.
         OptionError: the output is of no format that is written, or is the map itself.
         CorruptInputError: pixels can't be read, or are of no class.
@@ -81,25 +92,24 @@ def export_map(
         VerificationError: what was written isn't what the map holds.
     """
     place = _target(Path(output).absolute(), Path(map), overwrite=overwrite)
-    labels = open_labels(Path(map))
+    edit = Edit.of(reclass, sieve)
+    labels = edit.apply(open_labels(Path(map)))
     if labels.dtype != "uint8":
         raise InputRefusedError(
             f"{map}: holds {labels.dtype}, expected the bytes of a map by segpipe"
         )
-    facts = read_facts(Path(map))
+    facts = edit.facts(Path(map))
     folder = place.with_name(f".{place.name}.export")
     # An export that was killed may have set aside what it was about to replace.
     put_back(folder)
     storage.remove(folder)
     storage.make_folder(folder)
     try:
-        counts = _write(labels, facts, place, folder, style, zarr_format, overwrite)
+        counts = _write(watched(labels, watch), facts, place, folder, style, zarr_format, overwrite)
     finally:
         storage.remove(folder)
-    legend = facts.legend
-    return ExportedMap(
-        place, Path(map), {entry.name: counts[entry.value] for entry in legend.entries}
-    )
+    pixels = {entry.name: counts[entry.value] for entry in facts.legend.entries}
+    return ExportedMap(place, Path(map), pixels, edit)
 
 
 def _target(place: Path, source: Path, *, overwrite: bool) -> Path:

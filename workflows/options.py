@@ -231,6 +231,24 @@ certainty = together(
         help="Write the greatest probability too, and its lead over the second one.",
     ),
 )
+polygon_form = together(
+    click.option(
+        "--min-area",
+        metavar="M2",
+        type=click.FloatRange(0),
+        help="Leave out polygons that cover fewer square metres; what is left out is a gap, and "
+        "told.",
+    ),
+    click.option(
+        "--simplify",
+        metavar="TOLERANCE",
+        type=float,
+        help="Leave out corners of polygons whose triangle is smaller than the square of this, in "
+        "units of the map's crs; a pixel's side or more makes lines of stairs. Neighbours still "
+        "share their borders.",
+    ),
+)
+"""Which polygons of a map are written, and with how many corners."""
 as_json = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object and nothing else."
 )

@@ -14,16 +14,57 @@ from numpy.typing import NDArray
 
 from segpipe.pipeline import geoparquet
 from segpipe.pipeline.area import row_areas
-from segpipe.pipeline.class_names import class_names
 from segpipe.pipeline.features import Features
-from segpipe.pipeline.map_facts import read_legend
+from segpipe.pipeline.grid import Grid
 from segpipe.pipeline.polygonise import Outlines, polygonise
 from segpipe.pipeline.qml import polygon_style
+from segpipe.pipeline.simplify import simplified
 from segpipe.pipeline.vector_file import PARQUET, SUFFIXES, check_destination, write_features
+from segpipe.workflows.edit import Edit, Watcher, unwatched, watched
 from segpipe.workflows.errors import OptionError
 from segpipe.workflows.reference import open_labels
 
 Areas = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class PolygonForm:
+    """Which polygons of a map are written, and with how many corners; by default all of them.
+
+    Attributes:
+        min_area: in square metres; smaller polygons are left out, which leaves gaps.
+        simplify: in units of the map's crs; see `pipeline/simplify`. None for pixels' edges.
+
+    Raises:
+        OptionError: a number makes no sense.
+    """
+
+    min_area: float | None = None
+    simplify: float | None = None
+
+    def __post_init__(self) -> None:
+        least, tolerance = self.min_area, self.simplify
+        if least is not None and not (math.isfinite(least) and least >= 0):
+            raise OptionError(f"the least area is a number of square metres, got {least:g}")
+        if tolerance is not None and not (math.isfinite(tolerance) and tolerance > 0):
+            raise OptionError(
+                f"--simplify takes a positive number in units of the map's crs, got {tolerance:g}"
+            )
+
+    def check(self, grid: Grid) -> None:
+        """Passes if polygons of a map on this grid can have this form.
+
+        Raises:
+            OptionError: there are no areas, or the tolerance is larger than the map.
+        """
+        if self.min_area and row_areas(grid, 0, 1) is None:
+            raise OptionError("the map has no crs that gives areas; leave out --min-area")
+        extent = max(grid.shape) * grid.pixel_area**0.5
+        if self.simplify and self.simplify > extent:
+            raise OptionError(
+                f"--simplify {self.simplify:g} is more than the map's {extent:g} units of its crs; "
+                f"a pixel has {grid.pixel_area**0.5:g}, choose one to three times as much"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +91,8 @@ class PolygonFile:
     output: Path
     map: Path
     classes: Mapping[str, PolygonTotal]
+    form: PolygonForm
+    edit: Edit
 
     @property
     def polygons(self) -> int:
@@ -62,6 +105,9 @@ class PolygonFile:
             "output": str(self.output),
             "map": str(self.map),
             "polygons": self.polygons,
+            "min_area": self.form.min_area,
+            "simplify": self.form.simplify,
+            "edits": self.edit.steps,
             "classes": {
                 name: {
                     "value": total.value,
@@ -78,42 +124,54 @@ def write_polygons(
     map: str | Path,  # noqa: A002 - as on the command line
     output: str | Path,
     *,
-    min_area: float = 0,
+    min_area: float | None = None,
+    simplify: float | None = None,
+    reclass: str | Path | None = None,
+    sieve: int | None = None,
     overwrite: bool = False,
+    watch: Watcher = unwatched,
 ) -> PolygonFile:
     """Writes the regions of a map's classes as polygons: columns `value`, `class` and `area_m2`.
 
     They are those that polygonising the whole raster gives, exactly along its pixels, neighbours
-    with all vertices in common. A GeoPackage gets the map's colours too, for QGIS. The map is read
-    in strips, and memory holds the polygons that reach the strip's lower edge.
+    with all vertices in common; or with fewer corners, and then too. Areas are always those of the
+    pixels. A GeoPackage gets the map's colours too, for QGIS. The map is read in strips or blocks,
+    and memory holds the polygons that go on below.
 
     Args:
         map: a GeoTIFF or Zarr of class values, of segpipe or anybody.
         output: ends in `.gpkg` for GeoPackage, `.fgb` for FlatGeobuf, or `.parquet` for GeoParquet,
-            where pyogrio's GDAL writes it.
+            which takes pyarrow.
         min_area: in square metres; smaller polygons are left out, which leaves gaps.
+        simplify: how far corners may go, in units of the map's crs: corners are left out whose
+            triangle is smaller than its square.
+        reclass: a file of classes, such as `examples/landcover-classes.json`, that says which of
+            the map's values make up which class.
+        sieve: areas of fewer pixels take the class of a neighbour before polygons are made.
         overwrite: replace an output that is there.
+        watch: is told which share of the map has been read.
 
     Raises:
-        InputRefusedError: the map can't be read.
+        InputRefusedError: the map can't be read, or holds a value that `reclass` doesn't name.
         FingerprintMismatchError: there is such an output.
-        OptionError: the output is of no format that is written, or a least area makes no sense.
+        OptionError: the output is of no format that is written, or a number makes no sense.
         CorruptInputError: pixels can't be read.
         StorageError: the disk refuses.
     """
     place = polygon_target(output, overwrite=overwrite)
+    form, edit = PolygonForm(min_area, simplify), Edit.of(reclass, sieve)
     labels = open_labels(Path(map))
-    if not (math.isfinite(min_area) and min_area >= 0):
-        raise OptionError(f"the least area is a number of square metres, got {min_area:g}")
-    if min_area and row_areas(labels.grid, 0, 1) is None:
-        raise OptionError(f"{map} has no crs that gives areas; leave out --min-area")
-    tally = _Tally(class_names(map), min_area)
+    form.check(labels.grid)
+    labels = watched(edit.apply(labels), watch)
+    found = polygonise(labels) if simplify is None else simplified(labels, simplify)
+    tally = _Tally(edit.names(Path(map)), min_area or 0)
     nothing = Outlines(np.zeros(0, np.int32), np.zeros(0, object), np.zeros(0))
-    batches = (tally.count(outlines) for outlines in polygonise(labels))
-    legend = read_legend(Path(map))
+    legend = edit.legend(Path(map))
     style = None if legend is None else polygon_style(legend, "value")
-    write_features(place, labels.grid.crs, tally.count(nothing), batches, style)
-    return PolygonFile(place, Path(map), tally.totals())
+    write_features(
+        place, labels.grid.crs, tally.count(nothing), (tally.count(each) for each in found), style
+    )
+    return PolygonFile(place, Path(map), tally.totals(), form, edit)
 
 
 def polygon_target(path: str | Path, *, overwrite: bool) -> Path:

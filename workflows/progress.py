@@ -50,6 +50,31 @@ class ProgressPrinter:
         return text
 
 
+class SharePrinter:
+    """Tells on standard error how much of a map has been read."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+        self._shown = self._start
+        self._terminal = sys.stderr.isatty()
+
+    def __call__(self, share: float) -> None:
+        """Shows a share, if it is time to; nothing of a map that is small."""
+        now, last = time.monotonic(), share >= 1
+        pause = 0.1 if self._terminal else _PAUSE
+        if now - self._shown < pause and not (last and self._shown > self._start):
+            return
+        self._shown = now
+        left = (now - self._start) * (1 - share) / share
+        figures = f"{share:.0%} of the map, {_clock(left)} left"
+        if self._terminal:
+            filled = int(24 * share)
+            bar = f"[{'#' * filled}{'.' * (24 - filled)}] {figures}"
+            click.echo(f"\r{bar}\x1b[K", err=True, nl=last)
+        else:
+            click.echo(figures, err=True)
+
+
 class StepPrinter:
     """Tells on standard error how far training is: a bar on a terminal, plain lines elsewhere."""
 

@@ -49,7 +49,7 @@ def corners(found: Outlines) -> int:
 def coast(side: int) -> NDArray[np.uint8]:
     """Two classes along a wavy border, islands, and nodata in a corner."""
     row, column = np.mgrid[:side, :side]
-    labels = (row + 6 * np.sin(column / 7) > side / 2).astype(np.uint8)
+    labels: NDArray[np.uint8] = (row + 6 * np.sin(column / 7) > side / 2).astype(np.uint8)
     labels[np.hypot(row - side / 4, column - side / 2) < side / 8] = 1
     labels[row + column < side / 3] = NODATA
     return labels

@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # --help needn't wait for the libraries
     from segpipe.workflows.polygons import PolygonFile
 
 
-@click.command(short_help="Turn a map into polygons, or from GeoTIFF to Zarr and back.")
+@click.command(short_help="Turn a map into polygons, other classes, or another kind of raster.")
 @click.argument("map_", metavar="MAP", type=click.Path(path_type=Path))
 @click.option(
     "-o",
@@ -23,57 +23,88 @@ if TYPE_CHECKING:  # --help needn't wait for the libraries
     metavar="OUTPUT",
     required=True,
     type=click.Path(path_type=Path),
-    help="NAME.gpkg or NAME.fgb for polygons in a GeoPackage or FlatGeobuf, NAME.tif for a "
-    "cloud-optimised GeoTIFF, NAME.zarr for Zarr.",
+    help="NAME.gpkg, NAME.fgb or NAME.parquet for polygons in a GeoPackage, FlatGeobuf or "
+    "GeoParquet, NAME.tif for a cloud-optimised GeoTIFF, NAME.zarr for Zarr.",
 )
 @click.option(
-    "--min-area",
-    metavar="M2",
-    type=click.FloatRange(0),
-    help="Leave out polygons that cover fewer square metres. What is left out is a gap, and told.",
+    "--reclass",
+    metavar="FILE.json",
+    type=click.Path(path_type=Path),
+    help="Classes, each with value, name, color and labels: the values of MAP that it is made of. "
+    'Values under "ignored" become nodata.',
 )
+@click.option(
+    "--sieve",
+    metavar="N",
+    type=click.IntRange(2),
+    help="Give areas of fewer than N pixels to their largest neighbour, after --reclass.",
+)
+@options.polygon_form
 @options.style
 @options.zarr_format
 @click.option("--overwrite", is_flag=True, help="Replace an output that is there.")
 @options.as_json
+@click.option("--quiet", is_flag=True, help="Show no progress.")
 def export(
     map_: Path,
     output: Path,
+    reclass: Path | None,
+    sieve: int | None,
     min_area: float | None,
+    simplify: float | None,
     style: bool,
     zarr_format: str,
     overwrite: bool,
     as_json: bool,
+    quiet: bool,
 ) -> None:
     """Turn MAP into polygons, or into another kind of raster, without predicting again.
 
     Polygons are made of any raster of class values. They run along the pixels' edges; pixels of a
-    class are one polygon if they share an edge. Neighbours share all their vertices, and the areas
-    add up to those of the map.
+    class are one polygon if they share an edge. Neighbours share all their vertices, also those
+    that are left after --simplify, and the areas add up to those of the map.
 
     From GeoTIFF to Zarr and back goes what segpipe made: the legend and the origin go along, and
-    the file is as `segpipe run` would have written it.
+    the file is as `segpipe run` would have written it. With --reclass it may be any raster of class
+    values. What was changed is told in the output's tags.
 
     \b
     segpipe export map.tif -o areas.gpkg
-    segpipe export map.zarr -o areas.fgb --min-area 10000
+    segpipe export map.zarr -o areas.parquet --sieve 9 --simplify 30
     segpipe export map.zarr -o map.tif
+    segpipe export map.tif -o forest.tif --reclass forest.json
     """  # noqa: D301
+    from segpipe.workflows.edit import unwatched
     from segpipe.workflows.export import export_map
     from segpipe.workflows.polygons import write_polygons
+    from segpipe.workflows.progress import SharePrinter
 
+    watch = unwatched if quiet or as_json else SharePrinter()
     if output.suffix not in (".tif", ".zarr"):
-        areas = write_polygons(map_, output, min_area=min_area or 0, overwrite=overwrite)
+        areas = write_polygons(
+            map_,
+            output,
+            min_area=min_area,
+            simplify=simplify,
+            reclass=reclass,
+            sieve=sieve,
+            overwrite=overwrite,
+            watch=watch,
+        )
         print_json(areas.to_dict()) if as_json else click.echo(_polygons(areas))
         return
-    if min_area is not None:
-        raise click.UsageError(f"--min-area is for polygons and {output.name} is a raster")
+    for option, value in (("--min-area", min_area), ("--simplify", simplify)):
+        if value is not None:
+            raise click.UsageError(f"{option} is for polygons and {output.name} is a raster")
     raster = export_map(
         map_,
         output,
+        reclass=reclass,
+        sieve=sieve,
         style=style,
         zarr_format=3 if zarr_format == "3" else 2,
         overwrite=overwrite,
+        watch=watch,
     )
     print_json(raster.to_dict()) if as_json else click.echo(_raster(raster))
 
