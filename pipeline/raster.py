@@ -80,7 +80,7 @@ _SIGNATURES = {
     b"\xff\x4f\xff\x51": "JP2OpenJPEG",
 }
 _VRT_DEPTH = 4
-_OPEN = 4
+_OPEN = 16
 _SAMPLED = 1 << 16
 _SAMPLED_REMOTE = 16
 
@@ -398,12 +398,14 @@ def _grid(place: Place, dataset: Any) -> Grid:
 
 def _bands(dataset: Any) -> tuple[Band, ...]:
     return tuple(
-        Band(name or "", dtype, nodata, color == ColorInterp.alpha)
-        for name, dtype, nodata, color in zip(
+        Band(name or "", dtype, nodata, color == ColorInterp.alpha, scale, offset)
+        for name, dtype, nodata, color, scale, offset in zip(
             dataset.descriptions,
             dataset.dtypes,
             dataset.nodatavals,
             dataset.colorinterp,
+            dataset.scales,
+            dataset.offsets,
             strict=True,
         )
     )
