@@ -5,34 +5,53 @@ from pathlib import Path
 from segpipe.pipeline.errors import InputRefusedError
 from segpipe.pipeline.location import Address, Place
 from segpipe.pipeline.raster import open_raster, open_remote
-from segpipe.pipeline.remote import RemoteError
+from segpipe.pipeline.remote import RemoteError, translated
 from segpipe.pipeline.source import Contents
 from segpipe.pipeline.zarr_scene import open_zarr
+from segpipe.pipeline.zarr_variables import Choice
+
+_ANY = Choice()
 
 
-def open_container(place: Place) -> Contents:
+def open_container(place: Place, choice: Choice = _ANY) -> Contents:
     """What the GeoTIFF, JPEG 2000, VRT or Zarr at `place` holds.
 
     Raises:
-        InputRefusedError: it's missing, damaged, or of a kind that isn't read here.
+        InputRefusedError: it's missing, damaged, of a kind that isn't read here, or a file where a
+            variable or a time was chosen.
     """
-    return _open_remote(place) if isinstance(place, Address) else _open_local(place)
-
-
-def _open_local(path: Path) -> Contents:
+    if isinstance(place, Address):
+        return _open_remote(place, choice)
     try:
-        if path.is_dir():
-            return open_zarr(path)
-        if path.is_file():
-            return open_raster(path)
+        if place.is_dir():
+            return open_zarr(place, choice)
+        if place.is_file():
+            _refuse_choice(place, choice)
+            return open_raster(place)
     except OSError as error:
-        raise InputRefusedError(f"{path}: can't be read: {error.strerror or error}") from error
-    found = "is neither a file nor a folder" if path.exists() else "doesn't exist"
-    raise InputRefusedError(f"{path}: {found}; name a GeoTIFF, JPEG 2000, VRT or Zarr scene")
+        raise InputRefusedError(f"{place}: can't be read: {error.strerror or error}") from error
+    found = "is neither a file nor a folder" if place.exists() else "doesn't exist"
+    raise InputRefusedError(f"{place}: {found}; name a GeoTIFF, JPEG 2000, VRT or Zarr scene")
 
 
-def _open_remote(address: Address) -> Contents:
+def _open_remote(address: Address, choice: Choice) -> Contents:
     try:
-        return open_remote(address)
+        if address.is_folder or choice != _ANY:
+            with translated(address):
+                return open_zarr(address, choice)
+        try:
+            return open_remote(address)
+        except RemoteError as error:
+            if not error.absent:
+                raise
+        with translated(address):
+            return open_zarr(address)
     except RemoteError as error:
         raise error.refusal() from None
+
+
+def _refuse_choice(path: Path, choice: Choice) -> None:
+    if choice != _ANY:
+        raise InputRefusedError(
+            f"{path}: a file without variables and time steps; leave --variable and --time out"
+        )

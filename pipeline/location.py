@@ -68,6 +68,11 @@ class Address:
         return (unquote(last) if self.service == "http" else last).replace("/", "_")
 
     @property
+    def is_folder(self) -> bool:
+        """Whether it's called as a folder of objects is, such as a Zarr store."""
+        return self.text.endswith(("/", ".zarr"))
+
+    @property
     def stem(self) -> str:
         """The name without its suffix."""
         return PurePosixPath(self.name).stem

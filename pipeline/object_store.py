@@ -6,7 +6,7 @@ import os
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from obstore.store import AzureStore, GCSStore, HTTPStore, S3Store
 
@@ -58,9 +58,9 @@ def _store(address: Address, settings: tuple[tuple[str, Setting], ...]) -> "Obje
     plain = str(config.get("endpoint", config.get("base_url", address.url))).lower()
     client: ClientConfig = {**_TIMEOUTS, "allow_http": plain.startswith("http://")}
     if address.service == "http":
-        return HTTPStore(
-            address.url, client_options={**client, **_alone(address)}, retry_config=RETRY
-        )
+        client |= _alone(address)
+        url = _without_slash(address.url)
+        return HTTPStore(url, client_options=client, retry_config=RETRY)
     options: dict[str, Any] = {
         "prefix": address.path,
         "client_options": client,
@@ -160,3 +160,9 @@ def _unsigned(variable: str) -> dict[str, Setting]:
 
 def _is_on(text: str) -> bool:
     return text.strip().upper() in ("YES", "TRUE", "ON", "1")
+
+
+def _without_slash(url: str) -> str:
+    """The address of a folder, below which names are put after a slash."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(path=parts.path.rstrip("/"), fragment=""))

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import obstore
 from obstore.exceptions import (
@@ -36,6 +36,7 @@ from segpipe.pipeline.location import Address, Service
 from segpipe.pipeline.object_store import NOBODY, RETRY, connect
 
 if TYPE_CHECKING:
+    from obstore import ObjectMeta
     from obstore.store import ObjectStore
 
 PAGE = 1 << 17
@@ -70,11 +71,22 @@ _Read = TypeVar("_Read")
 
 
 class RemoteError(Exception):
-    """What became of a request, in words for the user; `lost` where trying again may help."""
+    """What became of a request, in words for the user and without credentials.
 
-    def __init__(self, address: Address, reason: str, *, lost: bool = False) -> None:
+    Attributes:
+        kind: `absent` for what isn't there, `lost` where trying again may help.
+    """
+
+    def __init__(
+        self, address: Address, reason: str, kind: Literal["absent", "lost", "wrong"] = "wrong"
+    ) -> None:
         super().__init__(f"{address}: {reason}")
-        self.lost = lost
+        self.kind = kind
+
+    @property
+    def absent(self) -> bool:
+        """Whether there is nothing at the address."""
+        return self.kind == "absent"
 
     def refusal(self) -> InputRefusedError:
         """The error of a scene that can't be opened."""
@@ -82,7 +94,7 @@ class RemoteError(Exception):
 
     def interruption(self) -> PipelineError:
         """The error of a scene that had been accepted."""
-        if self.lost:
+        if self.kind == "lost":
             return UnreachableError(f"{self}; what is mapped is kept")
         return CorruptInputError(f"{self}, after the run began")
 
@@ -94,6 +106,15 @@ class Facts:
     size: int
     etag: str
     modified: str
+
+    @classmethod
+    def of(cls, meta: "ObjectMeta") -> "Facts":
+        """The facts in obstore's words."""
+        return cls(meta["size"], meta["e_tag"] or "", meta["last_modified"].isoformat())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The facts for an identity."""
+        return {"bytes": self.size, "etag": self.etag, "modified": self.modified}
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,9 +184,7 @@ class RemoteObject:
             return {"bytes": size, "sha256": digest.hexdigest()}
         last = (size - 1) // PAGE * PAGE
         return {
-            "bytes": size,
-            "etag": self.facts.etag,
-            "modified": self.facts.modified,
+            **self.facts.to_dict(),
             "head": hashlib.sha256(self.head).hexdigest(),
             "tail": hashlib.sha256(self.read(last, PAGE)).hexdigest(),
         }
@@ -275,11 +294,11 @@ def translated(address: Address) -> Iterator[None]:
         yield
     except (FileNotFoundError, NotFoundError):
         reason = "there is no such object (404); check the address"
-        raise RemoteError(address, reason) from None
+        raise RemoteError(address, reason, "absent") from None
     except (PermissionDeniedError, UnauthenticatedError) as error:
         status = "401" if isinstance(error, UnauthenticatedError) else "403"
         reason = f"access is denied ({status}); {_CREDENTIALS[address.service]}"
-        raise RemoteError(address, reason, lost=True) from None
+        raise RemoteError(address, reason, "lost") from None
     except NotSupportedError:
         reason = "the server gives no parts of files; download it and name the copy"
         raise RemoteError(address, reason) from None
@@ -299,20 +318,20 @@ def _explained(address: Address, text: str) -> RemoteError:
     if status is not None:
         found = status[1].strip()
         if found[0] == "5" or found[:3] in ("408", "429"):
-            return RemoteError(address, f"the server answers {found}; {tries}", lost=True)
+            return RemoteError(address, f"the server answers {found}; {tries}", "lost")
         return RemoteError(address, f"the server answers {found}; check the address")
     if NOBODY in text:
         return RemoteError(address, "it leads to another host; name the address there itself")
     found = next((words for mark, words in _TROUBLES if mark in text), "the network fails")
-    return RemoteError(address, f"{found}; {tries}", lost=True)
+    return RemoteError(address, f"{found}; {tries}", "lost")
 
 
 def _get(address: Address, start: int, length: int) -> tuple[bytes, Facts]:
     with translated(address):
         answer = obstore.get(store(address), "", options={"range": (start, start + length)})
         data = bytes(answer.bytes())
-        meta = answer.meta
-    return data, Facts(meta["size"], meta["e_tag"] or "", meta["last_modified"].isoformat())
+        facts = Facts.of(answer.meta)
+    return data, facts
 
 
 def _scattered(remote: RemoteObject, ranges: list[tuple[int, int]]) -> list[bytes]:

@@ -1,10 +1,10 @@
-"""Scenes in Zarr folders, formats 2 and 3: one array (band, y, x) or (y, x)."""
+"""Scenes in Zarr stores, formats 2 and 3, in a folder or behind an address."""
 
 import base64
 import binascii
 import functools
 import hashlib
-import json
+import itertools
 import math
 import struct
 from collections.abc import Iterator, Mapping
@@ -15,65 +15,55 @@ from typing import Any
 
 import numpy as np
 import pyproj
-import zarr
 from numpy.typing import NDArray
-from zarr.storage import LocalStore
+from obstore.exceptions import BaseError
 
 from segpipe.pipeline.errors import CorruptInputError, InputRefusedError
 from segpipe.pipeline.grid import Affine, Grid
-from segpipe.pipeline.source import Band, Contents, check_block, file_identity
+from segpipe.pipeline.location import Address, Place
+from segpipe.pipeline.remote import RemoteError, translated
+from segpipe.pipeline.source import Band, Contents, check_block
 from segpipe.pipeline.window import Window
+from segpipe.pipeline.zarr_store import Array, Members, ZarrFiles, files_at, is_zarr, members
+from segpipe.pipeline.zarr_variables import Choice, Plane, dimensions, planes
 
-_METADATA = ("zarr.json", ".zgroup", ".zarray", ".zattrs", ".zmetadata")
+__all__ = ["ZarrSource", "is_zarr", "open_zarr", "read_attributes"]
+
 _IDENTITY: Affine = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 _SAMPLED = 64
-
-# Codecs that only move and check bytes; `pickle` runs whatever the file says.
-_CODECS = {
-    *("blosc", "bz2", "bytes", "crc32", "crc32c", "adler32", "delta", "fixedscaleoffset"),
-    *("gzip", "lz4", "lzma", "sharding_indexed", "shuffle", "transpose", "vlen-utf8", "zlib"),
-    *("zstd", "fletcher32", "packbits", "vlen-bytes", "quantize", "bitround"),
-}
+_SAMPLED_REMOTE = 8
 
 # What zarr-python and its codecs raise for metadata and chunks that they dislike.
 _FAILURES = (OSError, ValueError, TypeError, KeyError, RuntimeError, AttributeError, IndexError)
 
-Array = zarr.Array[Any]
+_ANY = Choice()
 
 
-def is_zarr(path: Path) -> bool:
-    """Whether this folder is a Zarr store, be it a scene or not."""
-    return any((path / name).is_file() for name in _METADATA)
-
-
-def open_zarr(path: Path) -> Contents:
-    """What the Zarr store at `path` holds.
+def open_zarr(place: Place, choice: Choice = _ANY) -> Contents:
+    """What the Zarr store at `place` holds, as one scene.
 
     Raises:
-        InputRefusedError: it isn't Zarr, or no scene can be told in it.
+        InputRefusedError: it isn't Zarr, no scene can be told in it, or nothing of the choice is
+            there.
+        RemoteError: it can't be read.
     """
-    if not is_zarr(path):
-        raise InputRefusedError(
-            f"{path}: a folder that isn't Zarr (no zarr.json, .zgroup or .zarray in it); "
-            f"name the raster file itself"
-        )
-    with _refusing(path):
-        _vet_codecs(path)
-        group, arrays = _members(path)
-        name, array = _choose(path, arrays)
-        dims = _dims(array)
-        _check_layout(path, array, dims)
-        attributes = {**group, **dict(array.attrs)}
-        grid, remarks = _grid(path, array, dims, attributes, arrays)
-        count = array.shape[0] if array.ndim == 3 else 1
-        names = _band_names(array, dims, arrays, count)
-        nodata = _nodata(array)
+    with _refusing(place):
+        found = _members(files_at(place))
+        chosen = planes(place, found.arrays, choice)
+        arrays = {plane.array: found.arrays[plane.array] for plane in chosen}
+        for array in arrays.values():
+            check_block(str(place), array.chunks, array.dtype.itemsize)
+        first = found.arrays[chosen[0].array]
+        grid, remarks = _grid(place, first, found)
         return Contents(
             grid=grid,
-            bands=tuple(Band(title, array.dtype.name, nodata) for title in names),
-            block_shape=(array.chunks[-2], array.chunks[-1]),
+            bands=tuple(_band(plane.title, found.arrays[plane.array]) for plane in chosen),
+            block_shape=(
+                max(array.chunks[-2] for array in arrays.values()),
+                max(array.chunks[-1] for array in arrays.values()),
+            ),
             warnings=remarks,
-            source=ZarrSource(str(path), name, _stamp(path / name)),
+            source=ZarrSource(place, chosen, found.stamp(tuple(arrays))),
         )
 
 
@@ -84,138 +74,125 @@ def read_attributes(path: Path) -> dict[str, Any]:
         InputRefusedError: it can't be opened.
     """
     with _refusing(path):
-        attributes, _ = _members(path)
-        return dict(attributes)
+        return dict(_members(files_at(path)).attributes)
 
 
 @dataclass(frozen=True, slots=True)
 class ZarrSource:
-    """An array in a Zarr folder: the store's path, the array's name ("" for the root), a stamp."""
+    """Planes of arrays in a Zarr store, one a band, and what the store said when it was accepted.
 
-    path: str
-    name: str
+    Attributes:
+        place: the store's folder or address.
+        planes: the bands.
+        stamp: the sha256 of the documents.
+    """
+
+    place: Place
+    planes: tuple[Plane, ...]
     stamp: str
 
     def read(
         self, window: Window, indexes: tuple[int, ...], dtype: str
     ) -> tuple[NDArray[np.generic], NDArray[np.bool_]]:
         """See `Source.read`; Zarr has no masks."""
-        rows, columns = window.slices
+        pixels = np.empty((len(indexes), *window.shape), dtype)
+        wanted = [self.planes[index - 1] for index in indexes]
         try:
-            array = _array(self)
-            if array.ndim == 2:
-                plane = np.asarray(array[rows, columns])
-                pixels = np.repeat(plane[np.newaxis], len(indexes), axis=0)
-            else:
-                order, places = np.unique(np.array(indexes) - 1, return_inverse=True)
-                stack = np.asarray(array.oindex[order, rows, columns])
-                pixels = stack[places]
+            for name in dict.fromkeys(plane.array for plane in wanted):
+                at = [place for place, plane in enumerate(wanted) if plane.array == name]
+                pixels[at] = _stack(_arrays(self)[name], [wanted[place] for place in at], window)
+        except (RemoteError, BaseError) as error:
+            raise _interruption(self.place, error) from None
         except _FAILURES as error:
             raise CorruptInputError(
-                f"{self.path}: rows {window.top} to {window.bottom}, columns {window.left} to "
+                f"{self.place}: rows {window.top} to {window.bottom}, columns {window.left} to "
                 f"{window.right} can't be read ({_reason(error)}); "
                 f"a chunk is damaged: get the store again, then run the same command"
             ) from error
-        native = np.dtype(dtype)
-        return pixels.astype(native, copy=False), np.ones(window.shape, dtype=np.bool_)
+        return pixels, np.ones(window.shape, dtype=np.bool_)
 
     def identity(self, full: bool) -> dict[str, Any]:
-        """See `Source.identity`: the array's metadata, and chunks spread over it."""
-        folder = Path(self.path) / self.name
-        if full:
-            return {"sha256": _tree(folder)}
-        with _refusing(folder):
-            chunks = [folder / key for key in _sampled_keys(_array(self))]
-        return {
-            "metadata": _stamp(folder),
-            "chunks": [
-                file_identity(chunk, full=False) if chunk.is_file() else None for chunk in chunks
-            ],
-        }
+        """See `Source.identity`: the arrays' documents, and chunks spread over the planes."""
+        files = files_at(self.place)
+        with _refusing(self.place):
+            keys = list(_chunk_keys(self))
+            told = {
+                "metadata": self.stamp,
+                "planes": [[plane.array, *plane.index] for plane in self.planes],
+            }
+            try:
+                if full:
+                    return {**told, "sha256": _digest(files, keys)}
+                most = _SAMPLED_REMOTE if isinstance(self.place, Address) else _SAMPLED
+                count = min(most, len(keys))
+                picked = [keys[len(keys) * sample // count] for sample in range(count)]
+                return {**told, "chunks": [files.identity(key) for key in picked]}
+            except RemoteError as error:
+                raise error.refusal() from None
+
+
+def _stack(array: Array, wanted: list[Plane], window: Window) -> NDArray[np.generic]:
+    """Planes of one array: (plane, row, column)."""
+    rows, columns = window.slices
+    leading = [sorted(set(places)) for places in zip(*(p.index for p in wanted), strict=True)]
+    block = np.asarray(array.oindex[(*map(np.array, leading), rows, columns)])
+    order = [
+        tuple(axis.index(place) for axis, place in zip(leading, plane.index, strict=True))
+        for plane in wanted
+    ]
+    return np.stack([block[place] for place in order])
 
 
 @functools.lru_cache(maxsize=8)
-def _array(source: ZarrSource) -> Array:
+def _arrays(source: ZarrSource) -> Mapping[str, Array]:
     # Arrays of zarr-python may be shared between threads.
-    path = Path(source.path)
-    if _stamp(path / source.name) != source.stamp:
+    found = _members(files_at(source.place))
+    if found.stamp(tuple(dict.fromkeys(plane.array for plane in source.planes))) != source.stamp:
         raise OSError("its metadata were changed after the run began")
-    _vet_codecs(path)
-    return _members(path)[1][source.name]
+    return found.arrays
 
 
-def _members(path: Path) -> tuple[dict[str, Any], dict[str, Array]]:
-    """A group's attributes and the arrays in it; a store that is one array names it ""."""
-    # Consolidated metadata may name arrays that lie elsewhere.
-    node = zarr.open(LocalStore(path, read_only=True), mode="r", use_consolidated=False)
-    if isinstance(node, zarr.Array):
-        return {}, {"": node}
-    return dict(node.attrs), dict(node.arrays())
-
-
-def _choose(path: Path, arrays: dict[str, Array]) -> tuple[str, Array]:
-    images = {
-        name: array
-        for name, array in arrays.items()
-        if array.ndim in (2, 3) and array.dtype.kind in "iufcb"
-    }
-    placed = {
-        name: array
-        for name, array in images.items()
-        if {"grid_mapping", "_CRS", "proj:wkt2", "proj:code"} & set(array.attrs)
-    }
-    if len(images) != 1 and len(placed) == 1:
-        images = placed
-    if len(images) != 1:
-        found = ", ".join(sorted(images)) or "none"
-        raise InputRefusedError(
-            f"{path}: a scene is one array (band, y, x) or (y, x), found {found} of "
-            f"{len(arrays)} arrays; name the folder of the array itself"
+def _members(files: ZarrFiles) -> Members:
+    found = members(files)
+    if found is not None:
+        return found
+    if isinstance(files.place, Address):
+        raise RemoteError(
+            files.place, "no raster and no Zarr store is there (404); check the address", "absent"
         )
-    return next(iter(images.items()))
+    raise InputRefusedError(
+        f"{files.place}: a folder that isn't Zarr (no zarr.json, .zgroup or .zarray in it); "
+        f"name the raster file itself"
+    )
 
 
-def _check_layout(path: Path, array: Array, dims: tuple[str, ...]) -> None:
-    if array.ndim not in (2, 3) or 0 in array.shape:
-        raise InputRefusedError(
-            f"{path}: a scene is one array (band, y, x) or (y, x), found the shape {array.shape}"
-        )
-    if dims and (dims[-1] in ("band", "time") or dims[-2] in ("band", "time")):
-        raise InputRefusedError(
-            f"{path}: the dimensions are {', '.join(dims)}; a scene has (band, y, x): transpose it"
-        )
-    if array.ndim == 3 and dims and dims[0] == "time" and array.shape[0] > 1:
-        raise InputRefusedError(
-            f"{path}: holds {array.shape[0]} time steps; a scene is one: write one step out"
-        )
-    check_block(path, array.chunks, array.dtype.itemsize)
+def _interruption(place: Place, error: RemoteError | BaseError) -> Exception:
+    """The error of a store that had been accepted, in the words of `remote`."""
+    if isinstance(error, RemoteError) or not isinstance(place, Address):
+        return error.interruption() if isinstance(error, RemoteError) else error
+    try:
+        with translated(place):
+            raise error
+    except RemoteError as told:
+        return told.interruption()
 
 
-def _dims(array: Array) -> tuple[str, ...]:
-    names = getattr(array.metadata, "dimension_names", None)
-    names = names or array.attrs.get("_ARRAY_DIMENSIONS")
-    if not isinstance(names, list | tuple) or len(names) != array.ndim:
-        return ()
-    return tuple(str(name) for name in names)
-
-
-def _band_names(
-    array: Array, dims: tuple[str, ...], arrays: dict[str, Array], count: int
-) -> list[str]:
-    titles: Any = array.attrs.get("long_name")
-    if isinstance(titles, str):
-        titles = [titles]
-    coordinate = arrays.get(dims[0]) if array.ndim == 3 and dims else None
-    if coordinate is not None and coordinate.shape == (count,) and coordinate.dtype.kind in "OUTS":
-        titles = np.asarray(coordinate[:]).tolist()
-    if not isinstance(titles, list | tuple) or len(titles) != count:
-        return [""] * count
-    return [title.decode() if isinstance(title, bytes) else str(title) for title in titles]
+def _band(title: str, array: Array) -> Band:
+    scale = array.attrs.get("scale_factor", 1.0)
+    offset = array.attrs.get("add_offset", 0.0)
+    return Band(
+        title,
+        array.dtype.name,
+        _nodata(array),
+        scale=float(str(scale)),
+        offset=float(str(offset)),
+    )
 
 
 def _nodata(array: Array) -> float | None:
     """As xarray has it: `_FillValue`, or the fill value of format 2."""
-    value: Any = array.attrs.get("_FillValue", array.attrs.get("nodata"))
+    told = (array.attrs.get(name) for name in ("_FillValue", "missing_value", "nodata"))
+    value: Any = next((value for value in told if value is not None), None)
     if value is None and array.metadata.zarr_format == 2:
         value = array.metadata.fill_value
     if isinstance(value, str) and value not in ("NaN", "Infinity", "-Infinity"):
@@ -226,23 +203,20 @@ def _nodata(array: Array) -> float | None:
     return None if value is None else float(value)
 
 
-def _grid(
-    path: Path,
-    array: Array,
-    dims: tuple[str, ...],
-    attributes: Mapping[str, Any],
-    arrays: dict[str, Array],
-) -> tuple[Grid, tuple[str, ...]]:
+def _grid(place: Place, array: Array, found: Members) -> tuple[Grid, tuple[str, ...]]:
+    attributes, arrays = {**found.attributes, **dict(array.attrs)}, found.arrays
     mapping = arrays.get(str(attributes.get("grid_mapping", "spatial_ref")))
     reference = {**(dict(mapping.attrs) if mapping is not None else {})}
     crs = _crs(attributes, reference)
     height, width = array.shape[-2:]
-    transform = _transform(path, dims, {**attributes, **reference}, arrays, (height, width))
+    transform = _transform(
+        place, dimensions(array), {**attributes, **reference}, arrays, (height, width)
+    )
     remarks = []
     if crs is None:
-        remarks.append(f"{path.name} has no crs: its map won't have one either")
+        remarks.append(f"{place.name} has no crs: its map won't have one either")
     if transform is None:
-        remarks.append(f"{path.name} has no transform: rows and columns stand for it")
+        remarks.append(f"{place.name} has no transform: rows and columns stand for it")
     return Grid(height, width, transform or _IDENTITY, crs), tuple(remarks)
 
 
@@ -277,10 +251,10 @@ def _code(url: object) -> str | None:
 
 
 def _transform(
-    path: Path,
+    place: Place,
     dims: tuple[str, ...],
     attributes: Mapping[str, Any],
-    arrays: dict[str, Array],
+    arrays: Mapping[str, Array],
     shape: tuple[int, int],
 ) -> Affine | None:
     """From GDAL's or the spatial convention's attribute, else from the coordinates."""
@@ -296,105 +270,67 @@ def _transform(
     if not all(name in arrays for name in names):
         return None
     (f, e), (c, a) = (
-        _axis(path, name, np.asarray(arrays[name][:], dtype=np.float64), length)
+        _axis(place, name, np.asarray(arrays[name][:], dtype=np.float64), length)
         for name, length in zip(names, shape, strict=True)
     )
     return a, 0.0, c, 0.0, e, f
 
 
-def _axis(path: Path, name: str, centres: NDArray[np.float64], length: int) -> tuple[float, float]:
+def _axis(
+    place: Place, name: str, centres: NDArray[np.float64], length: int
+) -> tuple[float, float]:
     """The edge of the first pixel and the step, from pixel centres."""
     if centres.shape != (length,) or length < 2:
         raise InputRefusedError(
-            f"{path}: the coordinate {name} has the shape {centres.shape}, expected {length} "
+            f"{place}: the coordinate {name} has the shape {centres.shape}, expected {length} "
             f"values, two or more; add a GeoTransform"
         )
     step = float(centres[-1] - centres[0]) / (length - 1)
     even = centres[0] + step * np.arange(length)
     if not np.all(np.abs(centres - even) <= 1e-3 * abs(step)):
         raise InputRefusedError(
-            f"{path}: the coordinate {name} isn't evenly spaced; resample the scene to a grid first"
+            f"{place}: the coordinate {name} isn't evenly spaced; resample the scene to a grid "
+            "first"
         )
     return float(centres[0]) - step / 2, step
 
 
-def _vet_codecs(path: Path) -> None:
-    """Refuses a store that asks for a codec which isn't known to be harmless."""
-    folders = [path, *(child for child in path.iterdir() if child.is_dir())]
-    files = [folder / name for folder in folders for name in _METADATA if name != ".zattrs"]
-    for file in filter(Path.is_file, files):
-        for codec in _codecs(json.loads(file.read_bytes())):
-            if codec.removeprefix("numcodecs.") not in _CODECS:
-                raise InputRefusedError(
-                    f"{path}: {file.relative_to(path)} asks for the codec {codec[:50]!r}, "
-                    f"which isn't run here; write the store with zstd, blosc or zlib"
-                )
+def _chunk_keys(source: ZarrSource) -> Iterator[str]:
+    """Keys of all stored objects that hold a part of the planes."""
+    for name in dict.fromkeys(plane.array for plane in source.planes):
+        array = _arrays(source)[name]
+        side = array.shards or array.chunks
+        leading = dict.fromkeys(
+            tuple(place // step for place, step in zip(plane.index, side, strict=False))
+            for plane in source.planes
+            if plane.array == name
+        )
+        down, across = (
+            range(math.ceil(length / step))
+            for length, step in zip(array.shape[-2:], side[-2:], strict=True)
+        )
+        for first, row, column in itertools.product(leading, down, across):
+            key = array.metadata.encode_chunk_key((*first, row, column))
+            yield f"{name}/{key}" if name else key
 
 
-def _codecs(document: object) -> Iterator[str]:
-    """Names of all codecs that a metadata document mentions, at any depth outside attributes."""
-    todo = [document]
-    while todo:
-        node = todo.pop()
-        if isinstance(node, list):
-            todo.extend(node)
-        elif isinstance(node, dict):
-            for key in ("codecs", "index_codecs", "filters"):
-                listed = node.get(key)
-                yield from map(_codec_name, listed if isinstance(listed, list) else [])
-            if isinstance(node.get("compressor"), dict):
-                yield _codec_name(node["compressor"])
-            todo.extend(
-                value
-                for key, value in node.items()
-                if key != "attributes" and not key.endswith(".zattrs")
-            )
-
-
-def _codec_name(codec: object) -> str:
-    if isinstance(codec, dict):
-        return str(codec.get("id", codec.get("name")))
-    return str(codec)
-
-
-def _sampled_keys(array: Array) -> list[str]:
-    """Keys of stored objects, spread evenly over the array."""
-    side = array.shards or array.chunks
-    counts = [-(-length // step) for length, step in zip(array.shape, side, strict=True)]
-    total = math.prod(counts)
-    picked = sorted({total * index // _SAMPLED for index in range(_SAMPLED)})
-    return [
-        array.metadata.encode_chunk_key(tuple(map(int, np.unravel_index(index, counts))))
-        for index in picked
-    ]
-
-
-def _stamp(folder: Path) -> str:
-    """The sha256 of an array's metadata and of its store's."""
+def _digest(files: ZarrFiles, keys: list[str]) -> str:
+    """The sha256 of the bytes under all keys."""
     digest = hashlib.sha256()
-    for file in (folder / name for name in _METADATA):
-        if file.is_file():
-            digest.update(file.name.encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()
-
-
-def _tree(folder: Path) -> str:
-    """The sha256 of every file below, with the names relative to `folder`."""
-    digest = hashlib.sha256()
-    for file in sorted(folder.rglob("*")):
-        if file.is_file():
-            name = file.relative_to(folder).as_posix()
-            digest.update(f"{name}\0{file_identity(file, full=True)['sha256']}\n".encode())
+    for key in keys:
+        data = files.read(key)
+        told = "" if data is None else hashlib.sha256(data).hexdigest()
+        digest.update(f"{key}\0{told}\n".encode())
     return digest.hexdigest()
 
 
 @contextmanager
-def _refusing(path: Path) -> Iterator[None]:
+def _refusing(place: Place) -> Iterator[None]:
     try:
         yield
     except (*_FAILURES, pyproj.exceptions.ProjError) as error:
         raise InputRefusedError(
-            f"{path}: can't be read as a Zarr scene ({_reason(error)})"
+            f"{place}: can't be read as a Zarr scene ({_reason(error)})"
         ) from error
 
 
