@@ -1,7 +1,6 @@
 """Which numbers a network is fed: those that a scene stores, or the reflectances they stand for."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -48,21 +47,6 @@ def with_scaling(scene: Scene, scale: float | None, offset: float | None, card: 
         return scene
     remark = f"{scene.path} doesn't scale {', '.join(assumed)}: taken as reflectances"
     return replace(scene, warnings=(*scene.warnings, remark))
-
-
-def require_one_scaling(scenes: Sequence[Scene], card: ModelCard) -> None:
-    """Passes if stored numbers stand for the same reflectances in all scenes, or none are wanted.
-
-    Raises:
-        InputRefusedError: they don't.
-    """
-    for scene in scenes[1:] if card.units == "reflectance" else ():
-        if scaling(scene) != scaling(scenes[0]):
-            raise InputRefusedError(
-                f"{scene.path} scales its bands by {scaling(scene)} and {scenes[0].path} by "
-                f"{scaling(scenes[0])} (scale, offset); {card.name} takes reflectances, so map "
-                "them one by one"
-            )
 
 
 def in_stored_units(card: ModelCard, scene: Scene) -> ModelCard:
