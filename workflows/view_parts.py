@@ -128,17 +128,21 @@ kbd {
   background: var(--warn-back); overflow-wrap: anywhere;
 }
 .trouble[hidden] { display: none; }
-.unseen { position: absolute; clip-path: inset(50%); width: 1px; height: 1px; overflow: hidden; }
+.unseen {
+  position: absolute; top: 0; margin: 0; clip-path: inset(50%); width: 1px; height: 1px;
+  overflow: hidden;
+}
 :focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; }
 .map:focus-visible, .tools button:focus-visible { outline-offset: -3px; }
 @media (max-width: 48rem) {
   .view {
-    grid-template-columns: minmax(0, 1fr); grid-template-rows: minmax(0, 1fr) minmax(0, 42%);
+    grid-template-columns: minmax(0, 1fr); grid-template-rows: minmax(0, 1fr) minmax(0, 45%);
   }
   .panel { border-left: 0; border-top: 1px solid var(--line); padding: .8rem 1rem 1.5rem; }
   .lead { display: inline; }
   .lead + .lead::before { content: "\\00a0· "; }
-  .slider { margin: .7rem 0; }
+  h1 { font-size: 1.1rem; }
+  .slider { margin: .6rem 0; }
   .told { gap: .4rem; left: .5rem; right: .5rem; bottom: .5rem; }
   .pixel { padding: .4rem .7rem; }
   .tools { top: .5rem; left: .5rem; }

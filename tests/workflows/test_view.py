@@ -11,6 +11,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -168,6 +169,20 @@ def test_a_level_is_read_from_the_stores_own_copy(maps: Maps, name: str) -> None
     assert alone.grid.shape == shown.at(1).grid.shape
     values, _ = alone.read(alone.grid.window)
     assert np.array_equal(values[0][:-1, :-1], maps.labels[1::2, 1::2][:, : WIDTH // 2 - 1][:349])
+
+
+def test_many_tiles_at_once_are_the_same_and_nobody_is_warned(
+    maps: Maps, viewer: Viewer, recwarn: pytest.WarningsRecorder
+) -> None:
+    def ask(layer: str) -> bytes:
+        return get(viewer, f"tiles/{layer}/0/0/0.png").data
+
+    layers = ["map", "scene"] * 16
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(ask, layers))
+    assert set(answers) == {ask("map"), ask("scene")}
+    assert answers[::2] == [ask("map")] * 16
+    assert [str(warning.message) for warning in recwarn] == []
 
 
 def test_hidden_classes_are_transparent(maps: Maps, viewer: Viewer) -> None:
