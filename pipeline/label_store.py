@@ -126,9 +126,11 @@ class LabelStore:
 
     def write_legend(self, legend: Legend, counts: pam.Counts) -> None:
         """Puts the legend with the pixels of each class where GDAL looks for it."""
-        name = f"{_METADATA[self._array.metadata.zarr_format]}.aux.xml"
-        storage.write(self.path / self.array / name, pam.zarr_pam(legend, counts, self.array))
-        storage.sync_folder(self.path / self.array)
+        self._write_pam(pam.zarr_pam(legend, counts, self.array))
+
+    def write_names(self, bands: Bands) -> None:
+        """Puts the bands' names where GDAL looks for them."""
+        self._write_pam(pam.zarr_names_pam(bands.names, self.array))
 
     def adopt(self, attributes: Mapping[str, Any]) -> None:
         """Takes the groups below into the root of a store of format 3, which gets `attributes`.
@@ -144,6 +146,11 @@ class LabelStore:
         root.update_attributes(dict(attributes))
         _consolidate(memory, 3)
         _write_files(self.path, {_ROOT[3]: held[_ROOT[3]]})
+
+    def _write_pam(self, text: bytes) -> None:
+        name = f"{_METADATA[self._array.metadata.zarr_format]}.aux.xml"
+        storage.write(self.path / self.array / name, text)
+        storage.sync_folder(self.path / self.array)
 
     @cached_property
     # In quotes: zarr 3.0 has no Array[...] when the program runs.
@@ -234,6 +241,8 @@ def create(
     store = LabelStore(path, layer.name)
     if layer.legend:
         store.write_legend(layer.legend, {})
+    if layer.bands:
+        store.write_names(layer.bands)
     _write_files(path, {last: held[last]})
     return store
 

@@ -3,7 +3,7 @@
 GDAL calls it PAM (persistent auxiliary metadata); QGIS, GRASS and ArcGIS take a legend from it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from xml.etree import ElementTree as ET
 
@@ -58,10 +58,8 @@ def zarr_pam(legend: Legend, counts: Counts, array: str) -> bytes:
     GDAL 3.8 and later look for it there, under a name that is their own affair: a test reads it
     back.
     """
-    root = ET.Element("PAMDataset")
-    view = f"AsClassicDataset(1,0) view of /{array}"
-    derived = ET.SubElement(root, "DerivedDataset", name=view)
-    band = _add_band(ET.SubElement(derived, "PAMDataset"), legend, counts)
+    root, inner = _view(array, "1,0")
+    band = _add_band(inner, legend, counts)
     _add(band, "ColorInterp", "Palette")
     colors = ET.SubElement(band, "ColorTable")
     for color in legend.palette:
@@ -69,6 +67,22 @@ def zarr_pam(legend: Legend, counts: Counts, array: str) -> bytes:
             colors, "Entry", {f"c{number}": str(part) for number, part in enumerate(color, 1)}
         )
     return _text(root)
+
+
+def zarr_names_pam(names: Sequence[str], array: str) -> bytes:
+    """The same for an array (band, y, x) whose bands have names; see `zarr_pam`."""
+    root, inner = _view(array, "2,1")
+    for number, name in enumerate(names, 1):
+        _add(ET.SubElement(inner, "PAMRasterBand", band=str(number)), "Description", name)
+    return _text(root)
+
+
+def _view(array: str, axes: str) -> tuple[ET.Element, ET.Element]:
+    """A file's root, and what is inside of GDAL's name for a raster of the array's x and y axes."""
+    root = ET.Element("PAMDataset")
+    view = f"AsClassicDataset({axes}) view of /{array}"
+    derived = ET.SubElement(root, "DerivedDataset", name=view)
+    return root, ET.SubElement(derived, "PAMDataset")
 
 
 def _add_band(parent: ET.Element, legend: Legend, counts: Counts) -> ET.Element:

@@ -76,6 +76,7 @@ def page(report: Report, ready: Preparation, fields: Fields, origin: Origin) -> 
                 "main",
                 sections.view(report, ready),
                 sections.classes(report),
+                sections.sureness(report.sureness),
                 element(
                     "div",
                     element(

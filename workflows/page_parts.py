@@ -120,6 +120,15 @@ tfoot > tr > * { font-weight: 600; border-bottom: 0; border-top: 2px solid var(-
   display: block; height: .8rem; min-width: 2px; width: var(--share); margin-top: .4rem;
   border-radius: .15rem; background: var(--color, var(--bar)); box-shadow: inset 0 0 0 1px #8888;
 }
+.histogram {
+  display: block; width: 100%; height: 9rem; margin-top: .9rem;
+  border-bottom: 1px solid var(--soft);
+}
+.histogram rect { fill: var(--bar); }
+.ticks {
+  display: flex; justify-content: space-between; max-width: none; margin: .2rem 0 0;
+  color: var(--soft); font-size: .8125rem;
+}
 .facts th { width: 36%; color: var(--soft); font-weight: 400; }
 .facts td { overflow-wrap: anywhere; }
 code, pre {
