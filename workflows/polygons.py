@@ -67,6 +67,10 @@ class PolygonForm:
             )
 
 
+PLAIN = PolygonForm()
+"""All polygons, along the pixels' edges."""
+
+
 @dataclass(frozen=True, slots=True)
 class PolygonTotal:
     """Polygons of a class, and their area where the map's crs gives one.

@@ -9,9 +9,10 @@ from segpipe.pipeline.fingerprint import Fields
 from segpipe.pipeline.staging import Staging
 from segpipe.workflows.again import Origin
 from segpipe.workflows.certainty import UNTOLD, Certainty
+from segpipe.workflows.errors import OptionError
 from segpipe.workflows.page import page_target, write_page
 from segpipe.workflows.plan import Preparation
-from segpipe.workflows.polygons import polygon_target, write_polygons
+from segpipe.workflows.polygons import PLAIN, PolygonForm, polygon_target, write_polygons
 from segpipe.workflows.report import Report
 
 
@@ -22,6 +23,7 @@ class Products:
     polygons: Path | None = None
     report: Path | None = None
     certainty: Certainty = UNTOLD
+    form: PolygonForm = PLAIN
 
     @classmethod
     def of(
@@ -31,17 +33,23 @@ class Products:
         report: str | Path | None,
         probabilities: str | Path | None = None,
         confidence: str | Path | None = None,
+        form: PolygonForm = PLAIN,
     ) -> "Products":
         """The products under these names, each of which can be written.
 
         Raises:
-            OptionError: a name tells no format.
+            OptionError: a name tells no format, or polygons have a form and no name.
             StorageError: a folder isn't there, or can't be written to.
         """
+        if polygons is None and form != PLAIN:
+            raise OptionError(
+                "--min-area and --simplify are for polygons; name their file with --polygons"
+            )
         return cls(
             None if polygons is None else polygon_target(polygons, overwrite=True),
             page_target(report, overwrite=True),
             Certainty.of(probabilities, confidence, counted=report is not None),
+            form=form,
         )
 
     @property
@@ -77,7 +85,13 @@ class Products:
     def write(self, made: Report, ready: Preparation, fields: Fields, origin: Origin) -> Report:
         """Writes what is made from the published map; the report, with what was written."""
         if self.polygons is not None:
-            areas = write_polygons(made.output, self.polygons, overwrite=True)
+            areas = write_polygons(
+                made.output,
+                self.polygons,
+                min_area=self.form.min_area,
+                simplify=self.form.simplify,
+                overwrite=True,
+            )
             made = replace(made, polygons=areas)
         if self.report is not None:
             write_page(self.report, made, ready, fields, origin)

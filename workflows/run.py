@@ -23,6 +23,7 @@ from segpipe.workflows.catalogue import Model, find
 from segpipe.workflows.errors import OptionError
 from segpipe.workflows.inputs import Bands, Reading
 from segpipe.workflows.plan import THREADS, Method, Preparation, prepare, target
+from segpipe.workflows.polygons import PolygonForm
 from segpipe.workflows.products import Products
 from segpipe.workflows.report import ClassTotal, Report, Seconds
 from segpipe.workflows.resident import Resident, decide_engine
@@ -59,6 +60,8 @@ def run(
     new_run: bool = False,
     report: str | Path | None = None,
     polygons: str | Path | None = None,
+    min_area: float | None = None,
+    simplify: float | None = None,
     probabilities: str | Path | None = None,
     confidence: str | Path | None = None,
     watch: Watcher = _unwatched,
@@ -98,7 +101,10 @@ def run(
         overwrite: replace an output that is there.
         new_run: throw away an unfinished run for this output.
         report: a page about the run, ending in `.html`, that shows scene and map.
-        polygons: a vector file of the map's classes, ending in `.gpkg` or `.fgb`.
+        polygons: a vector file of the map's classes, ending in `.gpkg`, `.fgb` or `.parquet`.
+        min_area: in square metres; smaller polygons are left out, which leaves gaps.
+        simplify: corners of polygons are left out whose triangle is smaller than the square of
+            this, in units of the map's crs; neighbours still share their borders.
         probabilities: the probability of each class, ending in `.tif` or `.zarr`: bytes that stand
             for 0 to 1 in steps of 1/250.
         confidence: likewise the greatest probability, and its lead over the second one.
@@ -114,7 +120,11 @@ def run(
         raise OptionError(f"the engines are {', '.join(ENGINES)}, got {engine}")
     found = find(model, trust_model)
     products = Products.of(
-        polygons=polygons, report=report, probabilities=probabilities, confidence=confidence
+        polygons=polygons,
+        report=report,
+        probabilities=probabilities,
+        confidence=confidence,
+        form=PolygonForm(min_area, simplify),
     )
     ready = prepare(
         scene,
@@ -128,6 +138,7 @@ def run(
         certainty=products.certainty,
     )
     _refuse_target(ready)
+    products.form.check(ready.plan.grid)
     if not staged_beside(ready.output):
         _refuse_existing(ready.output, overwrite)
         products.refuse_existing(overwrite=overwrite)

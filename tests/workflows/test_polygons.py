@@ -240,3 +240,36 @@ def test_the_command_makes_them_too(
     assert done.code == 0
     count = len(read(tmp_path / "a.fgb")[0])
     assert f"{count:,} polygons in {tmp_path / 'a.fgb'}" in done.out
+
+
+def test_a_run_gives_them_the_form_that_is_asked_for(
+    segpipe: Command, named: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    scene = named.with_name("scene.tif")
+    form = ("--min-area", "1500", "--simplify", "30")
+    words = ("-m", tiny_model, "-o", "m.tif", *form, "--json")
+    done = segpipe("run", scene, *words, "--polygons", "a.gpkg", "--report", "a.html")
+    assert done.code == 0
+    told = json.loads(done.out)["polygons"]
+    assert (told["min_area"], told["simplify"]) == (1500, 30)
+    assert sum(total["left_out"]["polygons"] for total in told["classes"].values())
+    assert segpipe("export", "m.tif", "-o", "b.gpkg", *form).code == 0
+    assert (tmp_path / "a.gpkg").read_bytes() == (tmp_path / "b.gpkg").read_bytes()
+    page = (tmp_path / "a.html").read_text(encoding="utf-8")
+    assert f"{told['polygons']:,} in {tmp_path / 'a.gpkg'}" in page
+    assert "--min-area 1500.0 --simplify 30.0" in page
+
+
+def test_a_form_that_makes_no_sense_is_refused_before_any_work(
+    segpipe: Command, named: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    words = ("run", named.with_name("scene.tif"), "-m", tiny_model, "-o", "m.tif")
+    for form, said in (
+        (("--simplify", "30"), "name their file with --polygons"),
+        (("--polygons", "a.gpkg", "--simplify", "-1"), "takes a positive number in units"),
+        (("--polygons", "a.gpkg", "--simplify", "1e9"), "is more than the map's"),
+    ):
+        done = segpipe(*words, *form)
+        assert (done.code, len(done.lines)) == (2, 1)
+        assert said in done.err
+    assert not list(tmp_path.iterdir())

@@ -48,10 +48,11 @@ _ONE_FILE = ("probabilities", "confidence", "report", "polygons", "stac")
 )
 @click.option(
     "--polygons",
-    metavar="OUT.gpkg|.fgb",
+    metavar="OUT.gpkg|.fgb|.parquet",
     type=click.Path(path_type=Path),
     help="Write the map as polygons too, as `segpipe export` does.",
 )
+@options.polygon_form
 @click.option("--overwrite", is_flag=True, help="Replace an output that is there.")
 @click.option("--new-run", is_flag=True, help="Throw away an unfinished run for this output.")
 @options.as_json
@@ -69,7 +70,7 @@ def run(scenes: tuple[str, ...], as_json: bool, quiet: bool, **arguments: Any) -
     segpipe run scene.tif -o map.tif
     segpipe run scene.tif -m my-model --bands 4,3,2 -o map.zarr
     segpipe run scene.tif --aoi county.gpkg
-    segpipe run scene.tif --polygons areas.gpkg
+    segpipe run scene.tif --polygons areas.gpkg --simplify 30
     segpipe run scene.tif --probabilities shares.tif --confidence sure.tif
     segpipe run 'scenes/*.tif' -o maps
     segpipe run scene.tif --scheduler tcp://10.0.0.1:8786 -o /shared/map.tif
