@@ -210,6 +210,71 @@ def classes(report: Report) -> Html:
     )
 
 
+def sureness(bins: tuple[int, ...] | None) -> Html:
+    """How many pixels the network was how sure of; nothing where that wasn't counted."""
+    if bins is None or not sum(bins):
+        return joined()
+    whole, most = sum(bins), max(bins)
+    # One that is there is seen, however few its pixels are.
+    heights = [max(_TALL * pixels / most, 0.4 if pixels else 0) for pixels in bins]
+    bars = [
+        element(
+            "rect",
+            element("title", f"{_range(place, len(bins))}: {_share(pixels, whole)}"),
+            x=4 * place,
+            y=f"{_TALL - height:.2f}",
+            width="3.6",
+            height=f"{height:.2f}",
+        )
+        for place, (pixels, height) in enumerate(zip(bins, heights, strict=True))
+    ]
+    shares = "; ".join(
+        f"{_range(place, len(bins))}: {_share(pixels, whole)}"
+        for place, pixels in enumerate(bins)
+        if pixels
+    )
+    return element(
+        "section",
+        element("h2", "Confidence"),
+        element(
+            "p",
+            "The probability that the network gives to the class that it chose: how many pixels "
+            "have which. It is the network's own opinion; that it is sure doesn't make it right.",
+        ),
+        element(
+            "svg",
+            *bars,
+            class_="histogram",
+            viewBox=f"0 0 {4 * len(bins)} {_TALL}",
+            preserveAspectRatio="none",
+            role="img",
+            aria_label=f"Shares of the pixels with a class by their probability. {shares}",
+        ),
+        element("p", *(element("span", f"{tick:g}") for tick in _TICKS), class_="ticks"),
+        element("p", f"{_told(bins)} The tallest bar holds {_share(most, whole)}.", class_="note"),
+    )
+
+
+def _told(bins: tuple[int, ...]) -> str:
+    """What share of the pixels is rather unsure, and what share very sure."""
+    whole, low, high = sum(bins), len(bins) // 2, len(bins) * 9 // 10
+    return (
+        f"{_share(sum(bins[:low]), whole)} of the pixels have less than {low / len(bins):.2f}, "
+        f"{_share(sum(bins[high:]), whole)} have {high / len(bins):.2f} or more."
+    )
+
+
+_TICKS = (0, 0.25, 0.5, 0.75, 1)
+"""What stands beneath a histogram of probabilities."""
+
+_TALL = 24
+"""Height of its tallest bar, of which 25 are 100 wide."""
+
+
+def _range(place: int, bins: int) -> str:
+    return f"{place / bins:.2f} to {(place + 1) / bins:.2f}"
+
+
 def exactness(report: Report, card: ModelCard) -> Html:
     """Whether every label is that of one pass, and why not."""
     found = report.footprint
