@@ -4,6 +4,7 @@ Names and numbers: USGS LSDS-1619 and LSDS-1618 (Landsat Collection 2, Level 2),
 S2-PDGS-TAS-DI-PSD (Sentinel-2 Products Specification Document).
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -182,7 +183,7 @@ def _metadata(folder: Path) -> Mapping[str, Scaling]:
         divisor = _number(root.findtext(f".//{level}QUANTIFICATION_VALUE"))
         added = "BOA_ADD_OFFSET" if "L2A" in name else "RADIO_ADD_OFFSET"
         offsets = {item.get("band_id"): _number(item.text) for item in root.iter(added)}
-        if divisor:
+        if divisor is not None and divisor > 0:
             return {
                 band: (1 / divisor, (offsets.get(str(number)) or 0.0) / divisor)
                 for number, band in enumerate(sorted(_MSI, key=_order))
@@ -202,6 +203,7 @@ def _parsed(path: Path) -> ElementTree.Element | None:
 
 def _number(text: str | None) -> float | None:
     try:
-        return float(text or "")
+        number = float(text or "")
     except ValueError:
         return None
+    return number if math.isfinite(number) else None
