@@ -49,7 +49,7 @@ def command(function: Callable[..., object], arguments: Mapping[str, object]) ->
         if kinds[name].kind is inspect.Parameter.KEYWORD_ONLY:
             options += list(_option(name, value))
         else:
-            places.append(word(value))
+            places += map(word, value if isinstance(value, list | tuple) else [value])
     return shlex.join(["segpipe", function.__name__, *places, *options])
 
 

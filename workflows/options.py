@@ -158,6 +158,12 @@ resolution = click.option(
     help="Side in metres of the pixels that are read and mapped; native leaves the scene's own, "
     "auto takes the model's where they differ by more than 10 %.",
 )
+mosaic = click.option(
+    "--mosaic",
+    type=click.Choice(["first", "last"]),
+    help="Map several scenes as one, on the first one's grid; where several have a valid pixel, "
+    "the first or the last of them counts.",
+)
 tile = click.option(
     "--tile",
     type=TileSide(),
@@ -253,8 +259,8 @@ as_json = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object and nothing else."
 )
 mapping = together(
-    *(model, trust, output, band_files, scale, offset, resolution, tile, memory, aoi),
-    *(device, precision, engine),
+    *(model, trust, output, band_files, scale, offset, resolution, mosaic),
+    *(tile, memory, aoi, device, precision, engine),
 )
 """Everything that decides how a scene is mapped, for `run` and `plan`."""
 

@@ -25,7 +25,7 @@ from segpipe.pipeline.staging import begun
 from segpipe.workflows.catalogue import Model, find
 from segpipe.workflows.certainty import UNTOLD, Certainty
 from segpipe.workflows.errors import OptionError
-from segpipe.workflows.inputs import Bands, Reading, open_input
+from segpipe.workflows.inputs import Bands, Reading, Scenes, named, open_input
 from segpipe.workflows.reflectance import in_stored_units
 from segpipe.workflows.resident import Resident
 
@@ -122,7 +122,7 @@ class PlanReport:
 
 
 def plan(
-    scene: str | Path,
+    scene: Scenes,
     *,
     model: Model | None = None,
     trust_model: str | None = None,
@@ -131,6 +131,7 @@ def plan(
     scale: float | None = None,
     offset: float | None = None,
     resolution: str | float = "auto",
+    mosaic: str | None = None,
     tile: str | int = "auto",
     device: str = "auto",
     precision: Precision | Literal["auto"] = "auto",
@@ -145,12 +146,13 @@ def plan(
     Raises:
         PipelineError, ModelError, DeviceError: what `run` would refuse.
     """
+    scene, others = named(scene, mosaic)
     found = find(model, trust_model)
     ready = prepare(
         scene,
         model=found,
         output=output,
-        reading=Reading(bands, resolution, scale, offset),
+        reading=Reading(bands, resolution, scale, offset, mosaic, others),
         tile=tile,
         memory=memory,
         aoi=aoi,

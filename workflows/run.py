@@ -21,7 +21,7 @@ from segpipe.pipeline.staging import discard, staged_beside, staging
 from segpipe.workflows.again import Origin
 from segpipe.workflows.catalogue import Model, find
 from segpipe.workflows.errors import OptionError
-from segpipe.workflows.inputs import Bands, Reading
+from segpipe.workflows.inputs import Bands, Reading, Scenes, named
 from segpipe.workflows.plan import THREADS, Method, Preparation, prepare, target
 from segpipe.workflows.polygons import PolygonForm
 from segpipe.workflows.products import Products
@@ -35,7 +35,7 @@ def _unwatched(progress: Progress) -> None:
 
 
 def run(
-    scene: str | Path,
+    scene: Scenes,
     *,
     model: Model | None = None,
     trust_model: str | None = None,
@@ -44,6 +44,7 @@ def run(
     scale: float | None = None,
     offset: float | None = None,
     resolution: str | float = "auto",
+    mosaic: str | None = None,
     tile: str | int = "auto",
     device: str = "auto",
     precision: Precision | Literal["auto"] = "auto",
@@ -69,7 +70,7 @@ def run(
     """Maps a scene and publishes the map; a run that was stopped goes on where it was.
 
     Args:
-        scene: a raster that GDAL reads, or a Zarr store.
+        scene: a raster that GDAL reads, or a Zarr store; or the scenes of a mosaic.
         model: a `SegmentationModel`, the folder of a package, the name of a bundled model, or
             `package.module:function`, which gives a `SegmentationModel`.
         trust_model: "sha256:" and the hash of a package's exported program or TorchScript, which
@@ -82,6 +83,8 @@ def run(
             folder, such as `{"red": "B4.tif", "nir": "B5.tif"}`; "B4.tif:2" is its second band.
         resolution: side in metres of the pixels that are read and mapped, `native` for the scene's
             own, or `auto`: the card's, where it has one and the scene's differs by more than 10 %.
+        mosaic: `first` or `last`, where several scenes are mapped as one, on the first one's grid:
+            whose pixel counts where several have a valid one.
         tile: side of a tile's core in pixels, a multiple of 256, or `auto`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         precision: `auto`, `fp32`, `bf16` or `fp16`; `auto` takes bf16 where the hardware has it
@@ -115,6 +118,7 @@ def run(
         OptionError: an option makes no sense.
     """
     origin = Origin.of(run, locals())
+    scene, others = named(scene, mosaic)
     start = time.perf_counter()
     if engine not in ENGINES:
         raise OptionError(f"the engines are {', '.join(ENGINES)}, got {engine}")
@@ -130,7 +134,7 @@ def run(
         scene,
         model=found,
         output=output,
-        reading=Reading(bands, resolution, scale, offset),
+        reading=Reading(bands, resolution, scale, offset, mosaic, others),
         tile=tile,
         memory=memory,
         method=method,

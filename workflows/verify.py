@@ -18,7 +18,7 @@ from segpipe.pipeline.plan import CHUNK
 from segpipe.pipeline.scene import Scene, open_scene
 from segpipe.pipeline.window import Window
 from segpipe.workflows.catalogue import Model, find
-from segpipe.workflows.inputs import Bands, Reading
+from segpipe.workflows.inputs import Bands, Reading, Scenes, named
 from segpipe.workflows.plan import Method, prepare
 from segpipe.workflows.resident import Resident, decide_engine, recompute
 
@@ -65,7 +65,7 @@ class Verification:
 
 
 def verify(
-    scene: str | Path,
+    scene: Scenes,
     output: str | Path,
     *,
     model: Model | None = None,
@@ -74,6 +74,7 @@ def verify(
     scale: float | None = None,
     offset: float | None = None,
     resolution: str | float = "auto",
+    mosaic: str | None = None,
     device: str = "auto",
     precision: Precision | Literal["auto"] = "auto",
     engine: str = "auto",
@@ -89,10 +90,10 @@ def verify(
     is too small shows as well.
 
     Args:
-        scene: the raster that was mapped.
+        scene: the raster that was mapped, or the scenes of a mosaic.
         output: the map, a GeoTIFF or a Zarr store.
-        model, trust_model, bands, scale, offset, resolution, device, precision, engine, aoi,
-            method: as `run` had them; outside of the area of interest a map has to be nodata.
+        model, trust_model, bands, scale, offset, resolution, mosaic, device, precision, engine,
+            aoi, method: as `run` had them; outside of the area of interest a map has to be nodata.
         windows: how many windows of 256 pixels, drawn by `seed`; None for all.
         tolerance: share of labels that may differ; 0 on a CPU and 0.001 elsewhere by default.
         seed: decides which windows are drawn.
@@ -100,12 +101,13 @@ def verify(
     Raises:
         InputRefusedError: the map isn't on the scene's pixels.
     """
+    scene, others = named(scene, mosaic)
     found = find(model, trust_model)
     ready = prepare(
         scene,
         model=found,
         output=output,
-        reading=Reading(bands, resolution, scale, offset),
+        reading=Reading(bands, resolution, scale, offset, mosaic, others),
         tile=CHUNK,
         memory=None,
         aoi=aoi,

@@ -15,17 +15,17 @@ if TYPE_CHECKING:  # --help needn't wait for torch
 
 
 @click.command(short_help="Show what a run would take: tiles, memory, disk and time.")
-@click.argument("scene")
+@click.argument("scenes", metavar="SCENE...", nargs=-1, required=True)
 @options.mapping
 @options.as_json
-def plan(scene: str, as_json: bool, **arguments: Any) -> None:
+def plan(scenes: tuple[str, ...], as_json: bool, **arguments: Any) -> None:
     """Show what `run` would do with SCENE: tiles, margin, extra work, memory, disk and time.
 
     Nothing is written, and no cluster is asked.
     """
     from segpipe.workflows.plan import plan as plan_scene
 
-    found = plan_scene(scene, **arguments)
+    found = plan_scene(scenes, **arguments)
     warn(found.warnings)
     print_json(found.to_dict()) if as_json else click.echo(_text(found))
 

@@ -60,8 +60,8 @@ _ONE_FILE = ("probabilities", "confidence", "report", "polygons", "stac")
 def run(scenes: tuple[str, ...], as_json: bool, quiet: bool, **arguments: Any) -> None:
     """Map each SCENE and publish the map.
 
-    A SCENE is a raster, a folder of rasters, or a glob in quotes. Several scenes give a map each;
-    one that fails doesn't stop the others.
+    A SCENE is a raster, a folder of rasters, or a glob in quotes. Several scenes give a map each,
+    and one that fails doesn't stop the others; with --mosaic they give one.
 
     A run that was stopped, however it was stopped, goes on where it was when the same command is
     typed again, and ends with the same bytes.
@@ -73,16 +73,18 @@ def run(scenes: tuple[str, ...], as_json: bool, quiet: bool, **arguments: Any) -
     segpipe run scene.tif --polygons areas.gpkg --simplify 30
     segpipe run scene.tif --probabilities shares.tif --confidence sure.tif
     segpipe run 'scenes/*.tif' -o maps
+    segpipe run west.tif east.tif --mosaic first -o map.tif
     segpipe run scene.tif --scheduler tcp://10.0.0.1:8786 -o /shared/map.tif
     """  # noqa: D301
     from segpipe.workflows.catalogue import find
     from segpipe.workflows.progress import ProgressPrinter
     from segpipe.workflows.run import is_begun
     from segpipe.workflows.run import run as run_scene
-    from segpipe.workflows.scenes import Failure, attempt, batch, to_dict
+    from segpipe.workflows.scenes import Failure, attempt, batch, to_dict, together
 
     of_files = isinstance(arguments["bands"], dict)
-    chosen = batch(scenes, arguments.pop("output"), of_files=of_files)
+    gather = together if arguments["mosaic"] else batch
+    chosen = gather(scenes, arguments.pop("output"), of_files=of_files)
     warn(chosen.warnings)
     arguments["zarr_format"] = int(arguments["zarr_format"])
     if not chosen.single:
@@ -92,7 +94,7 @@ def run(scenes: tuple[str, ...], as_json: bool, quiet: bool, **arguments: Any) -
 
     def map_scene(scene: str, output: Path | None) -> Report:
         watch: dict[str, Any] = {} if quiet or as_json else {"watch": ProgressPrinter()}
-        return run_scene(scene, output=output, **arguments, **watch)
+        return run_scene((scene, *chosen.others), output=output, **arguments, **watch)
 
     outcomes = []
     for task in chosen.assignments:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # --help needn't wait for torch
 
 
 @click.command(short_help="Compute windows of SCENE again and compare them with its map.")
-@click.argument("scene")
+@click.argument("scenes", metavar="SCENE...", nargs=-1, required=True)
 @click.argument("output", type=click.Path(path_type=Path))
 @options.model
 @options.trust
@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # --help needn't wait for torch
 @options.scale
 @options.offset
 @options.resolution
+@options.mosaic
 @options.aoi
 @options.device
 @options.precision
@@ -44,7 +45,12 @@ if TYPE_CHECKING:  # --help needn't wait for torch
 @click.option("--seed", default=0, show_default=True, help="Decides which windows are drawn.")
 @options.as_json
 def verify(
-    scene: str, output: Path, windows: int, everything: bool, as_json: bool, **arguments: Any
+    scenes: tuple[str, ...],
+    output: Path,
+    windows: int,
+    everything: bool,
+    as_json: bool,
+    **arguments: Any,
 ) -> None:
     """Compute windows of SCENE again and compare them with the map OUTPUT.
 
@@ -52,7 +58,7 @@ def verify(
     """
     from segpipe.workflows.verify import verify as verify_map
 
-    found = verify_map(scene, output, windows=None if everything else windows, **arguments)
+    found = verify_map(scenes, output, windows=None if everything else windows, **arguments)
     print_json(found.to_dict()) if as_json else click.echo(_text(found))
     found.require()
 
