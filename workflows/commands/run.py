@@ -94,7 +94,8 @@ def run(scenes: tuple[str, ...], as_json: bool, quiet: bool, **arguments: Any) -
 
     def map_scene(scene: str, output: Path | None) -> Report:
         watch: dict[str, Any] = {} if quiet or as_json else {"watch": ProgressPrinter()}
-        return run_scene((scene, *chosen.others), output=output, **arguments, **watch)
+        named = (scene, *chosen.others) if chosen.others else scene
+        return run_scene(named, output=output, **arguments, **watch)
 
     outcomes = []
     for task in chosen.assignments:
