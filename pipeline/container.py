@@ -8,12 +8,10 @@ from segpipe.pipeline.raster import open_raster, open_remote
 from segpipe.pipeline.remote import RemoteError, translated
 from segpipe.pipeline.source import Contents
 from segpipe.pipeline.zarr_scene import open_zarr
-from segpipe.pipeline.zarr_variables import Choice
-
-_ANY = Choice()
+from segpipe.pipeline.zarr_variables import ANY, Choice
 
 
-def open_container(place: Place, choice: Choice = _ANY) -> Contents:
+def open_container(place: Place, choice: Choice = ANY) -> Contents:
     """What the GeoTIFF, JPEG 2000, VRT or Zarr at `place` holds.
 
     Raises:
@@ -36,7 +34,7 @@ def open_container(place: Place, choice: Choice = _ANY) -> Contents:
 
 def _open_remote(address: Address, choice: Choice) -> Contents:
     try:
-        if address.is_folder or choice != _ANY:
+        if address.is_folder or choice != ANY:
             with translated(address):
                 return open_zarr(address, choice)
         try:
@@ -51,7 +49,7 @@ def _open_remote(address: Address, choice: Choice) -> Contents:
 
 
 def _refuse_choice(path: Path, choice: Choice) -> None:
-    if choice != _ANY:
+    if choice != ANY:
         raise InputRefusedError(
             f"{path}: a file without variables and time steps; leave --variable and --time out"
         )

@@ -18,6 +18,7 @@ from segpipe.pipeline.resampled import Resampling
 from segpipe.pipeline.source import DTYPES, Band, Contents, Source, common_dtype
 from segpipe.pipeline.stack import BandFile, on_grid, open_stack
 from segpipe.pipeline.window import Window
+from segpipe.pipeline.zarr_variables import ANY, Choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,16 +120,18 @@ def open_scene(
     path: str | Path,
     bands: Sequence[str] | Mapping[str, str | Path] | None = None,
     wanted: Sequence[str] = (),
+    choice: Choice = ANY,
 ) -> Scene:
     """The scene at `path` with the bands that are asked for.
 
     Args:
         path: a GeoTIFF, JPEG 2000 or VRT file, a folder that is Zarr, a STAC item, or the folder of
-            a Landsat or Sentinel-2 product.
+            a Landsat or Sentinel-2 product; or an address, see `location`.
         bands: the user's choice, numbers counted from 1 ("4") or names, or a file for each of the
             model's bands; None for none.
         wanted: the model's names of its bands, which decide where the user doesn't. A scene
             without such names, but with as many bands, is taken in its own order, if it's one file.
+        choice: a variable and a step of time, of a Zarr store that has several.
 
     Raises:
         InputRefusedError: it's missing, damaged, of a kind that can't be mapped, or lacks bands.
@@ -140,7 +143,7 @@ def open_scene(
     if files is not None:
         chosen, _ = choose(place, files, bands, wanted, ordered=False)
         return _of_files(place, [files[index - 1] for index in chosen])
-    contents = open_container(place)
+    contents = open_container(place, choice)
     indexes, remarks = choose(place, contents.bands, bands, wanted)
     return _scene(str(place), contents, indexes, remarks)
 

@@ -25,7 +25,7 @@ from segpipe.pipeline.remote import RemoteError, translated
 from segpipe.pipeline.source import Band, Contents, check_block
 from segpipe.pipeline.window import Window
 from segpipe.pipeline.zarr_store import Array, Members, ZarrFiles, files_at, is_zarr, members
-from segpipe.pipeline.zarr_variables import Choice, Plane, dimensions, planes
+from segpipe.pipeline.zarr_variables import ANY, Choice, Plane, dimensions, planes
 
 __all__ = ["ZarrSource", "is_zarr", "open_zarr", "read_attributes"]
 
@@ -36,10 +36,8 @@ _SAMPLED_REMOTE = 8
 # What zarr-python and its codecs raise for metadata and chunks that they dislike.
 _FAILURES = (OSError, ValueError, TypeError, KeyError, RuntimeError, AttributeError, IndexError)
 
-_ANY = Choice()
 
-
-def open_zarr(place: Place, choice: Choice = _ANY) -> Contents:
+def open_zarr(place: Place, choice: Choice = ANY) -> Contents:
     """What the Zarr store at `place` holds, as one scene.
 
     Raises:

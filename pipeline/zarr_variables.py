@@ -42,6 +42,10 @@ class Choice:
     time: str | None = None
 
 
+ANY = Choice()
+"""Nothing is said: the store has to leave no choice."""
+
+
 @dataclass(frozen=True, slots=True)
 class Plane:
     """A band: its title ("" for none), its array's name, and where it stands before the rows."""
