@@ -63,9 +63,9 @@ def view(
     def leave(number: int, frame: FrameType | None) -> None:
         ended.set()
 
+    signal.signal(signal.SIGINT, leave)
+    signal.signal(signal.SIGTERM, leave)
     with serve(map_, scene=scene, bands=bands, port=port) as viewer:
-        signal.signal(signal.SIGINT, leave)
-        signal.signal(signal.SIGTERM, leave)
         if as_json:
             below = None if viewer.scene is None else str(viewer.scene)
             print_json({"url": viewer.url, "map": str(viewer.map), "scene": below})
