@@ -162,7 +162,7 @@ def _write(
             cache_bytes=_CACHE_BYTES,
         )
     else:
-        write_pyramid(store, grid, legend, folder, cache_bytes=_CACHE_BYTES)
+        write_pyramid(store, grid, layer, folder, cache_bytes=_CACHE_BYTES)
     publish(staged, place, layer, counts, style=style, overwrite=overwrite)
     return counts
 

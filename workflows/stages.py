@@ -194,8 +194,6 @@ class Run:
 
     def _finish(self, layer: Layer, staged: Path, pixels: dict[int, int], *, cog: bool) -> None:
         """Makes what will be published of a layer whose chunks are all there."""
-        if not cog and layer.legend is None:
-            return
         ready, store = self.ready, LabelStore(self.staged.layer(layer.name), layer.name)
         grid, scratch = ready.plan.grid, staged.parent if cog else self.staged.scratch
         storage.make_folder(scratch)
@@ -214,7 +212,7 @@ class Run:
                 cache_bytes=_CACHE_BYTES,
             )
         else:
-            write_pyramid(store, grid, ready.legend, scratch, cache_bytes=_CACHE_BYTES)
+            write_pyramid(store, grid, layer, scratch, cache_bytes=_CACHE_BYTES)
 
 
 def fingerprint_of(ready: Preparation, engine: Engine, zarr_format: int) -> Fields:

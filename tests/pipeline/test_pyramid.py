@@ -1,8 +1,10 @@
 """A pyramid holds the labels that stand most often, whatever stopped its making."""
 
+import math
 import shutil
 from collections import Counter
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,14 @@ from hypothesis.extra import numpy as npst
 from segpipe.pipeline import pyramid, storage
 from segpipe.pipeline.errors import StorageError
 from segpipe.pipeline.grid import Grid
-from segpipe.pipeline.label_store import LabelStore, ZarrFormat
+from segpipe.pipeline.label_store import LabelStore, ZarrFormat, create
+from segpipe.pipeline.layer import Layer, class_layer, confidence_layer, probability_layer
 from segpipe.pipeline.pyramid import OVERVIEWS, coarser, halved, write_pyramid
 from segpipe.pipeline.scene import open_scene
 from segpipe.pipeline.window import Window
-from tests.pipeline.maps import GRIDS, LEGEND, Labels, grid, random_labels, stored
+from tests.pipeline.maps import GRIDS, LEGEND, Labels, grid, random_labels, stored, tiles
 
+MAP = class_layer(LEGEND)
 NODATA = LEGEND.nodata
 CACHE = 16_000_000
 formats = pytest.mark.parametrize("zarr_format", [2, 3])
@@ -67,7 +71,7 @@ def with_pyramid(
     folder: Path, where: Grid, labels: Labels, zarr_format: ZarrFormat, side: int = 512
 ) -> LabelStore:
     store = stored(folder / "map.zarr", where, labels, side=side, zarr_format=zarr_format)
-    write_pyramid(store, where, LEGEND, folder / "scratch", cache_bytes=CACHE)
+    write_pyramid(store, where, MAP, folder / "scratch", cache_bytes=CACHE)
     return store
 
 
@@ -87,7 +91,7 @@ def levels(store: LabelStore) -> list[Labels]:
     found = []
     for level in range(count):
         with rasterio.open(store.path, overview_level=level) as file:
-            found.append(file.read(1))
+            found.append(file.read() if file.count > 1 else file.read(1))
     return found
 
 
@@ -100,7 +104,41 @@ small = npst.arrays(
 
 @given(small)
 def test_a_pixel_is_the_most_frequent_of_four(labels: Labels) -> None:
-    assert np.array_equal(halved(labels, NODATA), expected(labels))
+    assert np.array_equal(halved(labels, MAP), expected(labels))
+
+
+@given(small)
+def test_of_numbers_a_pixel_is_the_mean(numbers: Labels) -> None:
+    layer = confidence_layer("map")
+    found = halved(np.stack([numbers, 250 - np.minimum(numbers, 250)]), layer)
+    assert found.shape[0] == 2
+    for row, column in np.ndindex(found.shape[1:]):
+        block = numbers[2 * row : 2 * row + 2, 2 * column : 2 * column + 2].ravel().tolist()
+        valid = [value for value in block if value != NODATA]
+        mean = math.floor(Fraction(sum(valid), len(valid)) + Fraction(1, 2)) if valid else NODATA
+        assert found[0, row, column] == mean
+
+
+@pytest.mark.parametrize(
+    "layer", [probability_layer("map", ("a", "b", "c")), confidence_layer("m")]
+)
+@formats
+def test_other_layers_have_pyramids_too(
+    tmp_path: Path, layer: Layer, zarr_format: ZarrFormat
+) -> None:
+    where = grid(600, 512)
+    numbers = np.random.default_rng(0).integers(0, 251, (layer.count, 600, 512), np.uint8)
+    numbers[:, :300] = NODATA
+    store = create(
+        tmp_path / "map.zarr", where, layer, side=256, attributes={}, zarr_format=zarr_format
+    )
+    for window in tiles(where.shape, 256):
+        store.write(window, numbers[(..., *window.slices)])
+    write_pyramid(store, where, layer, tmp_path / "scratch", cache_bytes=CACHE)
+    found = levels(store)
+    assert found
+    assert np.array_equal(found[0], halved(numbers, layer))
+    assert np.array_equal(store.read(where.window), numbers)
 
 
 @pytest.mark.parametrize("seams", [256, 2048])
@@ -134,7 +172,7 @@ def test_the_base_stays_as_it_is(tmp_path: Path, zarr_format: ZarrFormat) -> Non
     labels = random_labels((700, 900))
     store = stored(tmp_path / "map.zarr", grid(700, 900), labels, zarr_format=zarr_format)
     before = files(store.path)
-    write_pyramid(store, grid(700, 900), LEGEND, tmp_path / "scratch", cache_bytes=CACHE)
+    write_pyramid(store, grid(700, 900), MAP, tmp_path / "scratch", cache_bytes=CACHE)
     after = files(store.path)
     changed = {name for name in before if after[name] != before[name]}
     assert changed == ({"zarr.json"} if zarr_format == 3 else set())
@@ -174,7 +212,7 @@ def test_memory_does_not_grow_with_the_map(
     )
     monkeypatch.setattr(LabelStore, "read", watched)
     monkeypatch.setattr("segpipe.pipeline.cog._STRIPE", 512)
-    write_pyramid(store, where, LEGEND, tmp_path / "scratch", cache_bytes=CACHE)
+    write_pyramid(store, where, MAP, tmp_path / "scratch", cache_bytes=CACHE)
     assert read
     assert max(read) <= 512 * 512
 
@@ -184,7 +222,7 @@ def test_a_map_of_one_chunk_needs_none(tmp_path: Path, zarr_format: ZarrFormat) 
     labels = random_labels((256, 200))
     store = stored(tmp_path / "map.zarr", grid(256, 200), labels, zarr_format=zarr_format)
     before = files(store.path)
-    write_pyramid(store, grid(256, 200), LEGEND, tmp_path / "scratch", cache_bytes=CACHE)
+    write_pyramid(store, grid(256, 200), MAP, tmp_path / "scratch", cache_bytes=CACHE)
     assert files(store.path) == before
     assert levels(store) == []
 
@@ -221,7 +259,7 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(
     def attempt(path: Path) -> None:
         nonlocal steps
         steps = 0
-        write_pyramid(LabelStore(path), where, LEGEND, scratch, cache_bytes=CACHE)
+        write_pyramid(LabelStore(path), where, MAP, scratch, cache_bytes=CACHE)
 
     monkeypatch.setattr(storage, "step", step)
     attempt(whole)
@@ -257,7 +295,7 @@ def test_a_full_disk_is_told_in_a_line(
 
     monkeypatch.setattr(storage, "step", full)
     with pytest.raises(StorageError, match="No space left on device; free some space"):
-        write_pyramid(store, where, LEGEND, tmp_path / "scratch", cache_bytes=CACHE)
+        write_pyramid(store, where, MAP, tmp_path / "scratch", cache_bytes=CACHE)
 
 
 @pytest.mark.parametrize("where", GRIDS.values(), ids=GRIDS)
