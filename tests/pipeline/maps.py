@@ -126,22 +126,24 @@ os._exit(0)
 
 def read_by_gdal(path: Path) -> dict[str, Any]:
     """What the system's own GDAL reads; skips the test where there is none."""
-    return _system_python(_GDAL, "osgeo.gdal", path)
+    return read_by(_GDAL, "osgeo.gdal", path)
 
 
 def read_by_qgis(path: Path) -> dict[str, Any]:
     """What QGIS shows of a raster that is simply opened; skips the test where there is none."""
-    return _system_python(_QGIS, "qgis.core", path)
+    return read_by(_QGIS, "qgis.core", path)
 
 
-def _system_python(script: str, module: str, path: Path) -> dict[str, Any]:
+def read_by(script: str, module: str, name: Path | str, home: Path | None = None) -> dict[str, Any]:
+    """What a script for the system's Python prints of a raster; skips where it has no `module`."""
     python = shutil.which("python3", path="/usr/bin")
     probe = [python or "", "-c", f"import {module}"]
     if python is None or subprocess.run(probe, capture_output=True, check=False).returncode:
         pytest.skip(f"the system's Python has no {module}")
-    environment = {"QT_QPA_PLATFORM": "offscreen", "HOME": str(path.parent), "LANG": "C.UTF-8"}
+    folder = str(home or Path(name).parent)
+    environment = {"QT_QPA_PLATFORM": "offscreen", "HOME": folder, "LANG": "C.UTF-8"}
     done = subprocess.run(
-        [python, "-c", script, str(path)],
+        [python, "-c", script, str(name)],
         env=environment,
         capture_output=True,
         text=True,
