@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SHORT = {"model": "-m", "output": "-o"}
-LEFT_OUT = {"watch", "overwrite", "new_run"}
+LEFT_OUT = {"watch", "series", "overwrite", "new_run"}
 """What changes nothing in the map."""
 
 PLACEHOLDER = "PACKAGE"

@@ -19,6 +19,7 @@ from segpipe.pipeline import storage
 from segpipe.pipeline.area import row_areas
 from segpipe.pipeline.errors import StorageError
 from segpipe.pipeline.grid import Grid
+from segpipe.pipeline.layer import CLASSES, CONFIDENCE, PROBABILITIES, Layer, class_layer
 from segpipe.pipeline.outline import outline
 from segpipe.workflows.errors import OptionError
 from segpipe.workflows.plan import Preparation
@@ -46,6 +47,12 @@ _TYPES = {
     ".parquet": "application/vnd.apache.parquet",
     ".html": "text/html",
     ".htm": "text/html",
+}
+
+_TITLES = {
+    CLASSES: "Map of classes",
+    PROBABILITIES: "Probability of each class",
+    CONFIDENCE: "Greatest probability, and its lead over the second one",
 }
 
 _ABOUT: Mapping[str, tuple[str, tuple[str, ...]]] = {
@@ -236,8 +243,10 @@ def _links(folder: Path, ready: Preparation, member: Membership | None) -> Itera
 def _assets(
     folder: Path, report: Report, ready: Preparation, beside: Mapping[str, Path]
 ) -> dict[str, Any]:
+    output, card = report.output, ready.model.card
     found = {"map": _map(folder, report, ready)}
-    output = report.output
+    for layer, path in ready.certainty.layers(card):
+        found[layer.name] = _raster(folder, path, layer, ready.plan.grid)
     legend, style = output.with_name(f"{output.name}.aux.xml"), output.with_suffix(".qml")
     for name, path in {"legend": legend, "style": style, **beside}.items():
         if path.exists():
@@ -257,21 +266,28 @@ def _assets(
 def _map(folder: Path, report: Report, ready: Preparation) -> dict[str, Any]:
     package = ready.model.item
     about = {"format": "stac-mlm", "expression": relative(package, folder)} if package else None
-    resolution = _resolution(ready.plan.grid)
     return {
-        "href": relative(report.output, folder),
-        "type": _type(report.output),
-        "title": "Map of classes",
+        **_raster(folder, report.output, class_layer(ready.legend), ready.plan.grid),
+        "classification:classes": list(_classes(report, ready)),
+        **({"processing:expression": about} if about else {}),
+    }
+
+
+def _raster(folder: Path, path: Path, layer: Layer, grid: Grid) -> dict[str, Any]:
+    resolution = _resolution(grid)
+    return {
+        "href": relative(path, folder),
+        "type": _type(path),
+        "title": _TITLES[layer.name],
         "roles": ["data"],
-        "bands": [{"name": "classes"}],
+        "bands": [{"name": name} for name in (layer.bands.names if layer.bands else [layer.name])],
         "data_type": "uint8",
-        "nodata": ready.legend.nodata,
+        "nodata": layer.nodata,
         "raster:sampling": "area",
         **({"raster:spatial_resolution": resolution} if resolution else {}),
-        "classification:classes": list(_classes(report, ready)),
+        **({"raster:scale": layer.scale, "raster:offset": 0} if layer.scale else {}),
         "processing:level": "L4",
-        **({"processing:expression": about} if about else {}),
-        **file_facts(report.output),
+        **file_facts(path),
     }
 
 

@@ -10,6 +10,7 @@ from segpipe.pipeline.staging import Staging
 from segpipe.workflows.again import Origin
 from segpipe.workflows.certainty import UNTOLD, Certainty
 from segpipe.workflows.errors import OptionError
+from segpipe.workflows.map_item import ItemTarget, write_item
 from segpipe.workflows.page import page_target, write_page
 from segpipe.workflows.plan import Preparation
 from segpipe.workflows.polygons import PLAIN, PolygonForm, polygon_target, write_polygons
@@ -23,6 +24,7 @@ class Products:
     polygons: Path | None = None
     report: Path | None = None
     certainty: Certainty = UNTOLD
+    stac: ItemTarget | None = None
     form: PolygonForm = PLAIN
 
     @classmethod
@@ -55,11 +57,14 @@ class Products:
     @property
     def paths(self) -> tuple[Path, ...]:
         """All that are wanted."""
-        files = (self.polygons, self.report)
-        return (
-            *self.certainty.places.values(),
-            *(path for path in files if path is not None),
-        )
+        item = () if self.stac is None else (self.stac.path,)
+        return (*self.certainty.places.values(), *self.beside.values(), *item)
+
+    @property
+    def beside(self) -> dict[str, Path]:
+        """Those that are made of the map, by the names that a STAC item has for them."""
+        named = {"polygons": self.polygons, "report": self.report}
+        return {name: path for name, path in named.items() if path is not None}
 
     def refuse_existing(self, *, overwrite: bool) -> None:
         """Passes if no file is there under these names, or they may be replaced.
@@ -95,6 +100,10 @@ class Products:
             made = replace(made, polygons=areas)
         if self.report is not None:
             write_page(self.report, made, ready, fields, origin)
+        if self.stac is not None:
+            # Last, because it tells the checksums of the others.
+            remark = write_item(self.stac, made, ready, self.beside)
+            made = replace(made, warnings=(*made.warnings, *filter(None, [remark])))
         return made
 
 

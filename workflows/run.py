@@ -22,11 +22,13 @@ from segpipe.workflows.again import Origin
 from segpipe.workflows.catalogue import Model, find
 from segpipe.workflows.errors import OptionError
 from segpipe.workflows.inputs import Bands, Reading, Scenes, named
+from segpipe.workflows.map_item import ItemTarget
 from segpipe.workflows.plan import THREADS, Method, Preparation, prepare, target
 from segpipe.workflows.polygons import PolygonForm
 from segpipe.workflows.products import Products
 from segpipe.workflows.report import ClassTotal, Report, Seconds
 from segpipe.workflows.resident import Resident, decide_engine
+from segpipe.workflows.series import ALONE, Series, wanted
 from segpipe.workflows.stages import Progress, Run, Watcher, create_stores, fingerprint_of
 
 
@@ -65,6 +67,9 @@ def run(
     simplify: float | None = None,
     probabilities: str | Path | None = None,
     confidence: str | Path | None = None,
+    stac: str | Path | None = None,
+    datetime: str | None = None,
+    series: Series = ALONE,
     watch: Watcher = _unwatched,
 ) -> Report:
     """Maps a scene and publishes the map; a run that was stopped goes on where it was.
@@ -111,6 +116,10 @@ def run(
         probabilities: the probability of each class, ending in `.tif` or `.zarr`: bytes that stand
             for 0 to 1 in steps of 1/250.
         confidence: likewise the greatest probability, and its lead over the second one.
+        stac: a STAC item of the map, ending in `.json`.
+        datetime: when the scene was taken, for the STAC item: `2000-07-20T15:31:00Z`, a day, or two
+            of them with `/` between; by default what the scene says.
+        series: what is shared with the other scenes of the same command.
         watch: is told of every tile.
 
     Raises:
@@ -143,7 +152,10 @@ def run(
     )
     _refuse_target(ready)
     products.form.check(ready.plan.grid)
+    products = replace(products, stac=ItemTarget.of(stac, datetime, series.member))
+    asked = wanted(ready, zarr_format, origin.arguments)
     if not staged_beside(ready.output):
+        series.refuse_finished(ready.output, asked, overwrite=overwrite)
         _refuse_existing(ready.output, overwrite)
         products.refuse_existing(overwrite=overwrite)
     with _workers(ready, scheduler, scheduler_file, workers) as runner:
@@ -193,6 +205,7 @@ def run(
                 warnings=(*ready.warnings, *_instead(ready, chosen, engine)),
             )
             made = products.write(made, ready, fields, origin)
+            series.note(made, asked, products.paths)
             discard(staged)
     return replace(made, seconds=replace(made.seconds, total=time.perf_counter() - start))
 

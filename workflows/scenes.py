@@ -1,7 +1,7 @@
 """Several scenes in one command: which ones are meant, where each map goes, what became of each."""
 
 import glob
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from segpipe.pipeline.zarr_scene import is_zarr
 from segpipe.workflows.errors import OptionError
 from segpipe.workflows.plan import target
 from segpipe.workflows.report import Report
+from segpipe.workflows.series import AlreadyMappedError
 
 _OWN = (".classes.tif", ".classes.zarr")
 """How maps are called by default: what an earlier call left in a folder is no scene of the next."""
@@ -63,7 +64,19 @@ class Failure:
         }
 
 
-Outcome = Report | Failure
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A scene that an earlier call mapped, with the report of that, as JSON has it."""
+
+    scene: str
+    report: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """That report."""
+        return self.report
+
+
+Outcome = Report | Finished | Failure
 
 
 def batch(words: Sequence[str], output: Path | None, *, of_files: bool = False) -> Batch:
@@ -112,6 +125,8 @@ def attempt(task: Assignment, run: Callable[[str, Path | None], Report]) -> Outc
     """What `run` reports of a scene; a scene that fails doesn't stop those that follow."""
     try:
         return run(task.scene, task.output)
+    except AlreadyMappedError as found:
+        return Finished(task.scene, found.report)
     except PipelineError as error:
         return Failure(task.scene, error)
 
@@ -121,14 +136,26 @@ def to_dict(outcomes: Iterable[Outcome]) -> dict[str, Any]:
     done = list(outcomes)
     return {
         "runs": [outcome.to_dict() for outcome in done if isinstance(outcome, Report)],
+        "already_mapped": [outcome.to_dict() for outcome in done if isinstance(outcome, Finished)],
         "failed": [outcome.to_dict() for outcome in done if isinstance(outcome, Failure)],
     }
+
+
+def outputs(outcomes: Iterable[Outcome]) -> Iterator[Path]:
+    """The maps that are there, in the order of their scenes."""
+    for outcome in outcomes:
+        if isinstance(outcome, Report):
+            yield outcome.output
+        elif isinstance(outcome, Finished):
+            yield Path(outcome.report["output"])
 
 
 def summary(outcome: Outcome) -> str:
     """What became of a scene, in one line."""
     if isinstance(outcome, Report):
         return f"{outcome.scene}: mapped to {outcome.output}"
+    if isinstance(outcome, Finished):
+        return f"{outcome.scene}: already mapped to {outcome.report['output']}"
     return f"{outcome.scene}: failed ({outcome.error.exit_code}): {outcome.error}"
 
 

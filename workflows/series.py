@@ -9,7 +9,7 @@ Only a series that is typed again reads it; whoever removes it loses nothing but
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,13 @@ from typing import Any
 from segpipe.pipeline import storage
 from segpipe.pipeline.errors import FingerprintMismatchError
 from segpipe.pipeline.fingerprint import Fields, digest
+from segpipe.workflows.again import word
+from segpipe.workflows.errors import OptionError
+from segpipe.workflows.map_collection import collection_target, write_collection
 from segpipe.workflows.map_item import Membership
+from segpipe.workflows.plan import Preparation
 from segpipe.workflows.report import Report
+from segpipe.workflows.stages import asked_of
 
 _FOLDER = ".segpipe-batch"
 
@@ -41,16 +46,56 @@ class Series:
 
     Attributes:
         member: the collection of their STAC items, if there is one.
+        remembers: whether finished maps are noted, and told when the command is typed again.
     """
 
     member: Membership | None = None
+    remembers: bool = True
 
-    def refuse_finished(self, output: Path, asked: Fields) -> None:
+    @classmethod
+    def of(cls, stac: str | Path | None, *, overwrite: bool) -> "Series":
+        """The series whose collection is written under a name, if it has one.
+
+        Raises:
+            OptionError: the name doesn't end in .json.
+            StorageError: its folder isn't there, or can't be written to.
+            FingerprintMismatchError: there is a file that isn't this collection.
+        """
+        return cls(None if stac is None else collection_target(stac, overwrite=overwrite))
+
+    def item_of(self, output: Path) -> Path | None:
+        """Where the item of a map is written: beside it; None without a collection.
+
+        Raises:
+            OptionError: the collection has that name.
+        """
+        if self.member is None:
+            return None
+        path = output.with_suffix(".json")
+        if path == self.member.path:
+            raise OptionError(
+                f"{path} is the item of {output}; name another collection with --stac"
+            )
+        return path
+
+    def gather(self, outputs: Iterable[Path]) -> None:
+        """Writes the collection of the items of these maps, if one is wanted and there are any.
+
+        Raises:
+            StorageError: an item can't be read, or the disk refuses.
+        """
+        items = [path for output in outputs if (path := self.item_of(output))]
+        if self.member and items:
+            write_collection(self.member, items)
+
+    def refuse_finished(self, output: Path, asked: Fields, *, overwrite: bool) -> None:
         """Passes if this map is still to be made, or isn't as this series would make it.
 
         Raises:
             AlreadyMappedError: it is there, with all that was made beside it.
         """
+        if overwrite or not self.remembers:
+            return
         try:
             record = json.loads(_record(output).read_bytes())
             files = [Path(name) for name in record["files"]]
@@ -61,29 +106,46 @@ class Series:
         if same:
             raise AlreadyMappedError(output, report)
 
-    def note(self, output: Path, asked: Fields, files: Iterable[Path], report: Report) -> None:
+    def note(self, report: Report, asked: Fields, products: Iterable[Path]) -> None:
         """Remembers that a map is finished.
 
         Args:
-            output: the map.
-            asked: what decides it and its products.
-            files: the map and what was made beside it.
-            report: of the run.
+            report: of the run that made it.
+            asked: what decides the map and its products.
+            products: what was made beside it.
 
         Raises:
             StorageError: the disk refuses.
         """
-        listed = list(files)
+        if not self.remembers:
+            return
+        files = [report.output, *products]
         record = {
             "asked": digest(asked),
-            "files": [str(path) for path in listed],
-            "stamps": _stamps(listed),
+            "files": [str(path) for path in files],
+            "stamps": _stamps(files),
             "report": report.to_dict(),
         }
-        place = _record(output)
+        place = _record(report.output)
         storage.make_folder(place.parent)
         storage.sweep_beside(place)
         storage.write(place, json.dumps(record, indent=2).encode())
+
+
+ALONE = Series(remembers=False)
+"""A run that is no part of a series."""
+
+_ELSEWHERE = {"scene", "output", "model"}
+"""Arguments that are in what is asked of a run by what they mean, not by how they are written."""
+
+_HOW = {"trust_model", "tile", "memory", "scheduler", "scheduler_file", "workers"}
+"""Arguments that change nothing in a map."""
+
+
+def wanted(ready: Preparation, zarr_format: int, arguments: Mapping[str, object]) -> Fields:
+    """What decides a map and its products; of the arguments, those that aren't defaults count."""
+    told = {name: word(value) for name, value in arguments.items() if name not in _ELSEWHERE | _HOW}
+    return {**asked_of(ready, zarr_format), "arguments": told}
 
 
 def _record(output: Path) -> Path:

@@ -107,11 +107,15 @@ def test_a_scene_that_fails_does_not_stop_the_others(
         "failed",
         "mapped",
     ]
-    # Typed again: what is finished is told of, and nothing is lost.
+    # Typed again: what is finished is told of, and what failed is tried again.
     again = segpipe("run", folder, *model, "--json")
-    assert again.code == 5
+    assert again.code == 3
     assert runs(again) == []
-    assert {entry["exit_code"] for entry in json.loads(again.out)["failed"]} == {3, 5}
+    told = json.loads(again.out)
+    assert [entry["exit_code"] for entry in told["failed"]] == [3]
+    assert [Path(run["scene"]).name for run in told["already_mapped"]] == ["a.tif", "b.tif"]
+    first = json.loads(outcome.out)["runs"]
+    assert [run["classes"] for run in told["already_mapped"]] == [run["classes"] for run in first]
     assert {"a.classes.tif", "b.classes.tif"} <= names(tmp_path)
 
 

@@ -14,13 +14,14 @@ from segpipe.workflows.console import command_line, print_json, warn
 
 if TYPE_CHECKING:  # --help needn't wait for torch
     from segpipe.workflows.report import Report
-    from segpipe.workflows.scenes import Outcome
+    from segpipe.workflows.scenes import Assignment, Outcome
+    from segpipe.workflows.series import Series
 
 
 _RESUMABLE = {6, 7, 8, 9, 10}
 """Exit codes after which the same command goes on."""
 
-_ONE_FILE = ("probabilities", "confidence", "report", "polygons", "stac")
+_ONE_FILE = ("probabilities", "confidence", "report", "polygons")
 """Options that name one file, which several scenes can't share."""
 
 
@@ -53,6 +54,19 @@ _ONE_FILE = ("probabilities", "confidence", "report", "polygons", "stac")
     help="Write the map as polygons too, as `segpipe export` does.",
 )
 @options.polygon_form
+@click.option(
+    "--stac",
+    metavar="OUT.json",
+    type=click.Path(path_type=Path),
+    help="Write a STAC item of the map; for several scenes a collection, with an item beside each "
+    "map.",
+)
+@click.option(
+    "--datetime",
+    metavar="TIME",
+    help="When the scene was taken, for --stac: 2000-07-20T15:31:00Z, a day, or two of them with / "
+    "between. By default what the scene says.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace an output that is there.")
 @click.option("--new-run", is_flag=True, help="Throw away an unfinished run for this output.")
 @options.as_json
@@ -60,8 +74,9 @@ _ONE_FILE = ("probabilities", "confidence", "report", "polygons", "stac")
 def run(scenes: tuple[str, ...], as_json: bool, quiet: bool, **arguments: Any) -> None:
     """Map each SCENE and publish the map.
 
-    A SCENE is a raster, a folder of rasters, or a glob in quotes. Several scenes give a map each,
-    and one that fails doesn't stop the others; with --mosaic they give one.
+    A SCENE is a raster, a folder of rasters, or a glob in quotes. Several scenes give a map each;
+    one that fails doesn't stop the others, and one that this command has mapped before isn't mapped
+    again. With --mosaic they give one map.
 
     A run that was stopped, however it was stopped, goes on where it was when the same command is
     typed again, and ends with the same bytes.
@@ -72,49 +87,68 @@ def run(scenes: tuple[str, ...], as_json: bool, quiet: bool, **arguments: Any) -
     segpipe run scene.tif --aoi county.gpkg
     segpipe run scene.tif --polygons areas.gpkg --simplify 30
     segpipe run scene.tif --probabilities shares.tif --confidence sure.tif
-    segpipe run 'scenes/*.tif' -o maps
+    segpipe run scene.tif --stac map.json --datetime 2000-07-20
+    segpipe run 'scenes/*.tif' -o maps --stac maps/collection.json
     segpipe run west.tif east.tif --mosaic first -o map.tif
     segpipe run scene.tif --scheduler tcp://10.0.0.1:8786 -o /shared/map.tif
     """  # noqa: D301
-    from segpipe.workflows.catalogue import find
+    from segpipe.workflows.plan import target
     from segpipe.workflows.progress import ProgressPrinter
-    from segpipe.workflows.run import is_begun
     from segpipe.workflows.run import run as run_scene
-    from segpipe.workflows.scenes import Failure, attempt, batch, to_dict, together
+    from segpipe.workflows.scenes import attempt, batch, outputs, to_dict, together
+    from segpipe.workflows.series import ALONE
 
     of_files = isinstance(arguments["bands"], dict)
     gather = together if arguments["mosaic"] else batch
     chosen = gather(scenes, arguments.pop("output"), of_files=of_files)
     warn(chosen.warnings)
     arguments["zarr_format"] = int(arguments["zarr_format"])
-    if not chosen.single:
-        _refuse_one_file(arguments)
-        # Loaded once for all of them.
-        arguments["model"] = find(arguments["model"], arguments["trust_model"])
+    series = ALONE if chosen.single else _series(arguments)
 
     def map_scene(scene: str, output: Path | None) -> Report:
         watch: dict[str, Any] = {} if quiet or as_json else {"watch": ProgressPrinter()}
+        own: dict[str, Any] = {"series": series}
+        if not chosen.single:
+            own["stac"] = series.item_of(target(scene, output))
         named = (scene, *chosen.others) if chosen.others else scene
-        return run_scene(named, output=output, **arguments, **watch)
+        return run_scene(named, output=output, **{**arguments, **own, **watch})
 
     outcomes = []
     for task in chosen.assignments:
-        outcome = attempt(task, map_scene)
-        outcomes.append(outcome)
-        if isinstance(outcome, Failure):
-            error = outcome.error
-            if error.exit_code in _RESUMABLE and is_begun(task.scene, task.output):
-                error.add_note(f"resume with: {command_line()}")
-            if chosen.single:
-                raise error
-        else:
-            warn(outcome.warnings)
-            if not as_json:
-                click.echo(_text(outcome))
+        outcomes.append(attempt(task, map_scene))
+        _tell(task, outcomes[-1], alone=chosen.single, in_words=not as_json)
+    series.gather(outputs(outcomes))
     if as_json:
         print_json(outcomes[0].to_dict() if chosen.single else to_dict(outcomes))
     if not chosen.single:
         _conclude(outcomes)
+
+
+def _series(arguments: dict[str, Any]) -> Series:
+    """What several scenes share; the model is loaded once for all of them."""
+    from segpipe.workflows.catalogue import find
+    from segpipe.workflows.series import Series
+
+    _refuse_one_file(arguments)
+    arguments["model"] = find(arguments["model"], arguments["trust_model"])
+    return Series.of(arguments["stac"], overwrite=arguments["overwrite"])
+
+
+def _tell(task: Assignment, outcome: Outcome, *, alone: bool, in_words: bool) -> None:
+    """Says what became of a scene; an error ends the command where there is no other scene."""
+    from segpipe.workflows.run import is_begun
+    from segpipe.workflows.scenes import Failure, Finished
+
+    if isinstance(outcome, Failure):
+        error = outcome.error
+        if error.exit_code in _RESUMABLE and is_begun(task.scene, task.output):
+            error.add_note(f"resume with: {command_line()}")
+        if alone:
+            raise error
+    elif not isinstance(outcome, Finished):
+        warn(outcome.warnings)
+        if in_words:
+            click.echo(_text(outcome))
 
 
 def _refuse_one_file(arguments: dict[str, Any]) -> None:
