@@ -44,7 +44,8 @@ def command(function: Callable[..., object], arguments: Mapping[str, object]) ->
         arguments: what it was called with, by name.
     """
     kinds = inspect.signature(function).parameters
-    places, options = [], []
+    places: list[str] = []
+    options: list[str] = []
     for name, value in given(function, arguments).items():
         if kinds[name].kind is inspect.Parameter.KEYWORD_ONLY:
             options += list(_option(name, value))
