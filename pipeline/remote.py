@@ -55,6 +55,8 @@ _CREDENTIALS: dict[Service, str] = {
     "and for public data AZURE_NO_SIGN_REQUEST=YES",
     "http": "the address may have to be signed anew",
 }
+# Whom a machine in a cloud asks for credentials; elsewhere nobody answers.
+_NO_CREDENTIALS = ("169.254.169.254", "/latest/api/token", "/computeMetadata/", "source: Missing")
 _TROUBLES = (
     ("dns error", "its host isn't known"),
     ("ConnectionRefused", "the connection is refused"),
@@ -308,7 +310,7 @@ def translated(address: Address) -> Iterator[None]:
 
 
 def _explained(address: Address, text: str) -> RemoteError:
-    if any(mark in text for mark in ("169.254.169.254", "metadata", "MissingAccount", "token req")):
+    if address.service != "http" and any(mark in text for mark in _NO_CREDENTIALS):
         reason = f"no credentials were found; {_CREDENTIALS[address.service]}"
         return RemoteError(address, reason)
     if "redirect without LOCATION" in text:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from segpipe.pipeline.errors import InputRefusedError
-from segpipe.pipeline.location import Place
+from segpipe.pipeline.location import Address, Place
 from segpipe.pipeline.zarr_store import Array
 
 _TIMES = ("time", "t", "date", "datetime", "valid_time")
@@ -121,6 +121,8 @@ def _open_question(
     place: Place, names: Sequence[str], arrays: Mapping[str, Array]
 ) -> InputRefusedError:
     remedy = "choose one with --variable" if names else "name the folder of the array itself"
+    if not arrays and isinstance(place, Address) and place.service == "http":
+        remedy = "a web server lists no folders: name the array itself, or consolidate the metadata"
     return InputRefusedError(
         f"{place}: a scene is one array (band, y, x) or (y, x), or several (y, x) of one size, "
         f"found {_listed(names)} of {len(arrays)} arrays; {remedy}"
