@@ -94,7 +94,9 @@ def view(
     shown = open_map(place)
     chosen = None if bands is None else tuple(str(band) for band in bands)
     below = None if scene is None else lay_beneath(Path(scene).absolute(), chosen, shown)
-    app = application(shown, below, make_page(shown, below, place.name))
+    # A file's name may be bytes that are no text.
+    name = place.name.encode(errors="replace").decode()
+    app = application(shown, below, make_page(shown, below, name))
     try:
         running = start(app, listen(port))
     except OSError as error:

@@ -207,7 +207,8 @@ def _opacity(scene: SceneLayer | None) -> Html:
 def _legend(shown: MapLayer) -> Html:
     """A box to tick for every class, with its colour, name, area and share."""
     totals = shown.totals or {}
-    whole = sum(total.pixels for total in totals.values())
+    pixels = [total.pixels for total in totals.values()]
+    whole, largest = max(sum(pixels), 1), max([*pixels, 1])
     return element(
         "fieldset",
         element("legend", "Classes"),
@@ -219,25 +220,28 @@ def _legend(shown: MapLayer) -> Html:
         ),
         element(
             "ul",
-            *(_class(entry, totals.get(entry.value), whole) for entry in shown.legend.entries),
+            *(
+                _class(entry, totals.get(entry.value), whole, largest)
+                for entry in shown.legend.entries
+            ),
         ),
         class_="legend",
     )
 
 
-def _class(entry: LegendEntry, total: ClassTotal | None, whole: int) -> Html:
+def _class(entry: LegendEntry, total: ClassTotal | None, whole: int, largest: int) -> Html:
+    """An entry; its bar is as long as the legend is wide for the largest class."""
     label = [
         element("input", type="checkbox", checked="", value=entry.value, autocomplete="off"),
         _filled("swatch", entry.color, 1),
         element("span", entry.name, class_="name"),
     ]
     if total is not None:
-        share = total.pixels / max(whole, 1)
         much = f"{total.pixels:,} px" if total.area_m2 is None else _area(total.area_m2)
         label.append(
-            element("span", element("b", _share(share)), much, class_="much"),
+            element("span", element("b", _share(total.pixels / whole)), much, class_="much"),
         )
-        label.append(_filled("share", entry.color, share))
+        label.append(_filled("share", entry.color, total.pixels / largest))
     return element("li", element("label", *label), data_value=entry.value)
 
 

@@ -374,9 +374,9 @@ const tell = (point, aloud) => {
     what = point.value === null ? "no class" : (point.name || "a value without a name")
       + " (" + point.value + ")";
     where.push("row " + number(point.row, 0) + ", column " + number(point.column, 0));
-    if (facts.crs) where.push(
+    if (facts.crs && !facts.geographic) where.push(
       "x " + number(point.x, facts.digits) + ", y " + number(point.y, facts.digits));
-    if (point.latitude !== null && !facts.geographic) {
+    if (point.latitude !== null) {
       where.push(
         number(Math.abs(point.latitude), 5) + "° " + (point.latitude < 0 ? "S" : "N") + ", "
         + number(Math.abs(point.longitude), 5) + "° " + (point.longitude < 0 ? "W" : "E"));

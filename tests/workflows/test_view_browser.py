@@ -183,9 +183,9 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 def viewer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Viewer]:
     """A map of several tiles over its scene."""
     folder = tmp_path_factory.mktemp("map")
-    scene = toys.write_scene(folder / "scene.tif", toys.landscape(1100, 1300))
+    scene = toys.write_scene(folder / "scene.tif", toys.landscape(620, 700))
     output = folder / f"{'a-long-name-' * 6}.tif"
-    run(scene, model=toys.small(), output=output, tile=2048)
+    run(scene, model=toys.small(), output=output, tile=1024)
     with view(output, scene=scene) as viewer:
         yield viewer
 
@@ -211,7 +211,8 @@ def labels(viewer: Viewer) -> NDArray[np.generic]:
     """The map's pixels, (row, column)."""
     scene = open_scene(viewer.map)
     pixels, _ = scene.read(scene.grid.window)
-    return pixels[0]
+    plane: NDArray[np.generic] = pixels[0]
+    return plane
 
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
