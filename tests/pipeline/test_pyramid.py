@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from segpipe.pipeline import pyramid, storage
+from segpipe.pipeline.cog import write_cog
 from segpipe.pipeline.errors import StorageError
 from segpipe.pipeline.grid import Grid
 from segpipe.pipeline.label_store import LabelStore, ZarrFormat, create
@@ -26,7 +27,7 @@ from segpipe.pipeline.layer import Layer, class_layer, confidence_layer, probabi
 from segpipe.pipeline.pyramid import OVERVIEWS, coarser, halved, write_pyramid
 from segpipe.pipeline.scene import open_scene
 from segpipe.pipeline.window import Window
-from tests.pipeline.maps import GRIDS, LEGEND, Labels, grid, random_labels, stored, tiles
+from tests.pipeline.maps import GRIDS, LEGEND, Labels, counts, grid, random_labels, stored, tiles
 
 MAP = class_layer(LEGEND)
 NODATA = LEGEND.nodata
@@ -86,11 +87,16 @@ def levels(store: LabelStore) -> list[Labels]:
         layout = attributes(store.path).get("multiscales", {"layout": [None]})["layout"]
         arrays = [zarr.open_array(store.path / level["asset"], mode="r") for level in layout[1:]]
         return [np.asarray(array[:], np.uint8) for array in arrays]
-    with rasterio.open(store.path) as file:
+    return overviews(store.path)
+
+
+def overviews(path: Path) -> list[Labels]:
+    """What GDAL shows of a raster from further away."""
+    with rasterio.open(path) as file:
         count = len(file.overviews(1))
     found = []
     for level in range(count):
-        with rasterio.open(store.path, overview_level=level) as file:
+        with rasterio.open(path, overview_level=level) as file:
             found.append(file.read() if file.count > 1 else file.read(1))
     return found
 
@@ -160,11 +166,15 @@ def test_every_level_is_made_of_the_one_before(
 
 def test_gdals_overviews_are_ours(tmp_path: Path) -> None:
     labels = np.random.default_rng(0).choice(np.array([1, 2, 5, NODATA], np.uint8), (1024, 1536))
-    two = levels(with_pyramid(tmp_path / "2", grid(1024, 1536), labels, 2))
-    three = levels(with_pyramid(tmp_path / "3", grid(1024, 1536), labels, 3))
-    assert len(two) == 2
-    for ours, gdals in zip(three, two, strict=False):
-        assert np.array_equal(ours, gdals)
+    where, cog = grid(1024, 1536), tmp_path / "map.tif"
+    two = with_pyramid(tmp_path / "2", where, labels, 2)
+    three = with_pyramid(tmp_path / "3", where, labels, 3)
+    write_cog(two, where, MAP, cog, tmp_path, counts=counts(labels), tags={}, cache_bytes=CACHE)
+    gdals = [overviews(two.path), overviews(cog)]
+    assert [len(found) for found in gdals] == [2, 2]
+    for found in gdals:
+        for theirs, ours in zip(found, levels(three), strict=False):
+            assert np.array_equal(theirs, ours)
 
 
 @formats
