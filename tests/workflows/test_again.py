@@ -20,7 +20,9 @@ GIVEN = st.fixed_dictionaries(
     optional={
         "model": WORDS.map(lambda word: f"m{word}"),
         "output": WORDS.map(lambda word: Path(f"o{word}.tif")),
-        "bands": st.lists(NAMES, min_size=1, max_size=3),
+        "bands": st.lists(NAMES, min_size=1, max_size=3)
+        | st.dictionaries(NAMES, NAMES, min_size=1, max_size=3),
+        "scale": st.floats(1e-6, 1),
         "tile": st.integers(1, 9).map(lambda count: 256 * count),
         "device": st.sampled_from(["cpu", "cuda"]),
         "workers": st.integers(2, 9),
