@@ -23,9 +23,11 @@ from rasterio.crs import CRS
 from rio_cogeo.cogeo import cog_validate
 
 from segpipe.pipeline.label_store import ZarrFormat
+from segpipe.workflows.evaluate import evaluate
 from segpipe.workflows.export import export_map
 from segpipe.workflows.plan import plan
 from segpipe.workflows.run import run
+from segpipe.workflows.verify import verify
 from tests.pipeline.maps import read_by_gdal, read_by_qgis
 from tests.workflows.conftest import CLASSES, noise, write_scene
 
@@ -287,6 +289,16 @@ def test_an_exported_map_has_the_same_pyramid(
         if path.is_file() and ("ovr" in path.name or "ovr" in path.parent.as_posix()):
             same = output / path.relative_to(maps / output.name)
             assert same.read_bytes() == path.read_bytes(), path
+
+
+@pytest.mark.parametrize("name", ["map2.zarr", "map3.zarr"])
+def test_maps_with_pyramids_are_maps(maps: Path, tiny_model: Path, name: str) -> None:
+    scene = maps / "scene.tif"
+    checked = verify(scene, maps / name, model=str(tiny_model), windows=2)
+    assert (checked.differing, checked.holds) == (0, True)
+    same = evaluate(maps / name, maps / "map.tif")
+    assert (same.unmapped, same.unreferenced) == (0, 0)
+    assert same.scores.overall_accuracy == 1
 
 
 def test_a_rotated_scene_is_told_of(tiny_model: Path, tmp_path: Path) -> None:
