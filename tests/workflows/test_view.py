@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -403,9 +404,15 @@ def test_two_viewers_stand_side_by_side(maps: Maps) -> None:
         assert b"<h1>map.zarr" in get(other, "").data
 
 
-def test_an_interrupted_command_ends_well_and_frees_its_port(maps: Maps) -> None:
-    words = ("view", maps.folder / "map.tif", "--scene", maps.scene, "--no-browser")
-    process = start(*words)
+def test_a_command_opens_the_browser_and_ends_well_when_it_is_interrupted(
+    maps: Maps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    browser, opened = tmp_path / "browser", tmp_path / "opened"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {opened}.part && mv {opened}.part {opened}\n')
+    browser.chmod(0o755)
+    monkeypatch.setenv("BROWSER", f"{browser} %s")
+    monkeypatch.setenv("DISPLAY", ":0")
+    process = start("view", maps.folder / "map.tif", "--scene", maps.scene)
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
@@ -413,6 +420,9 @@ def test_an_interrupted_command_ends_well_and_frees_its_port(maps: Maps) -> None
         assert url, (line, process.stderr and process.stderr.read())
         with urllib.request.urlopen(url[0], timeout=30) as reply:
             assert b"<h1>map.tif" in reply.read()
+        while not opened.exists():
+            time.sleep(0.01)
+        assert opened.read_text().strip() == url[0]
         owned = psutil.Process(process.pid).net_connections(kind="inet")
         assert {one.laddr.ip for one in owned if one.status == "LISTEN"} == {"127.0.0.1"}
         process.send_signal(signal.SIGINT)
