@@ -279,7 +279,8 @@ def _output(scene: str | Path, output: str | Path | None) -> Path:
 
 def target(scene: str | Path, output: str | Path | None) -> Path:
     """Where a map of the scene goes, absolute, whether or not it can."""
-    return Path(f"{Path(scene).stem}.classes.tif" if output is None else output).absolute()
+    stem = Path(scene).stem or Path.cwd().name
+    return Path(f"{stem}.classes.tif" if output is None else output).absolute()
 
 
 def _costs(model: SegmentationModel, tiled: TiledNetwork, scene: Scene) -> budget.Costs:

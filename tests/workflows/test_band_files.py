@@ -18,6 +18,7 @@ from rasterio.windows import Window
 
 from segpipe.models.card import Units
 from segpipe.models.package import SegmentationModel, save
+from segpipe.workflows.plan import target
 from segpipe.workflows.run import run
 from segpipe.workflows.scenes import batch
 from segpipe.workflows.verify import verify
@@ -140,6 +141,11 @@ def test_files_of_bands_give_the_map_of_the_whole(
     assert verified.code == 0, verified.err
     planned = segpipe("plan", "scene", "--bands", FILES, "-m", model, "--json")
     assert json.loads(planned.out)["output"].endswith("scene.classes.tif")
+
+
+def test_the_current_folder_gives_its_name(scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(scene)
+    assert target(".", None) == scene / "scene.classes.tif"
 
 
 def test_the_report_tells_the_command_that_makes_it_again(
