@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from segpipe.pipeline.location import Place, place_of
 from segpipe.workflows.errors import OptionError
 from segpipe.workflows.view_layers import lay_beneath, open_map
 from segpipe.workflows.view_page import make_page
@@ -24,12 +25,12 @@ class Viewer:
 
     Attributes:
         map: the map's file or folder, absolute.
-        scene: likewise what lies beneath; None where nothing does.
+        scene: what lies beneath, likewise or an address; None where nothing does.
         url: where a browser finds it.
     """
 
     map: Path
-    scene: Path | None
+    scene: Place | None
     url: str
     _server: RunningServer
 
@@ -69,8 +70,8 @@ def view(
 
     Args:
         map: a GeoTIFF or Zarr of class values, with its legend beside it.
-        scene: a raster that lies beneath, on any grid; its bands are stretched between their 2nd
-            and 98th percentile under the map.
+        scene: what lies beneath, as `run` takes it, on any grid; its bands are stretched between
+            their 2nd and 98th percentile under the map.
         bands: one of its bands, or three for red, green and blue, by number from 1 or by name.
         port: where to listen; 0 takes a port that is free.
 
@@ -93,7 +94,7 @@ def view(
     place = Path(map).absolute()
     shown = open_map(place)
     chosen = None if bands is None else tuple(str(band) for band in bands)
-    below = None if scene is None else lay_beneath(Path(scene).absolute(), chosen, shown)
+    below = None if scene is None else lay_beneath(scene, chosen, shown)
     # A file's name may be bytes that are no text.
     name = place.name.encode(errors="replace").decode()
     app = application(shown, below, make_page(shown, below, name))
@@ -106,7 +107,7 @@ def view(
         ) from error
     return Viewer(
         place,
-        None if scene is None else Path(scene).absolute(),
+        None if scene is None else place_of(scene),
         f"http://{HOST}:{running.port}/",
         running,
     )

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -155,11 +155,11 @@ def open_map(path: Path) -> MapLayer:
     return MapLayer(labels, _coarser(path, labels.grid), facts.legend, facts.tags, totals)
 
 
-def lay_beneath(path: Path, bands: tuple[str, ...] | None, shown: MapLayer) -> SceneLayer:
-    """The scene at `path` under a map.
+def lay_beneath(name: str | Path, bands: tuple[str, ...] | None, shown: MapLayer) -> SceneLayer:
+    """The scene of this name under a map.
 
     Args:
-        path: a raster or a folder that is Zarr.
+        name: whatever `open_scene` takes.
         bands: one, or three for red, green and blue; None for those that are named so, or the
             first.
         shown: the map.
@@ -167,21 +167,20 @@ def lay_beneath(path: Path, bands: tuple[str, ...] | None, shown: MapLayer) -> S
     Raises:
         InputRefusedError: it can't be read, hasn't these bands, or lies elsewhere.
     """
-    scene = open_scene(path, bands)
+    scene = open_scene(name, bands)
     if bands is None:
-        chosen = [scene.band_indexes[band] for band in shown_bands(scene.band_names, ())]
-        scene = open_scene(path, [str(index) for index in chosen])
+        scene = _with_bands(scene, shown_bands(scene.band_names, ()))
     if len(scene.band_indexes) not in (1, 3):
         raise InputRefusedError(
-            f"{path}: {len(scene.band_indexes)} bands were named; one is shown in grey, three in "
-            "red, green and blue"
+            f"{scene.path}: {len(scene.band_indexes)} bands were named; one is shown in grey, "
+            "three in red, green and blue"
         )
     small = _beneath(scene, shown, shown.top)
     pixels, valid = small.read(small.grid.window)
     if not valid.any():
         raise InputRefusedError(
-            f"{path}: nothing of it lies under the map {shown.labels.path}; name the scene that "
-            "was mapped"
+            f"{scene.path}: nothing of it lies under the map {shown.labels.path}; name the scene "
+            "that was mapped"
         )
     return SceneLayer(scene, shown, tuple(limits(band, valid) for band in pixels))
 
@@ -227,6 +226,18 @@ def _to_degrees(crs: str) -> Transformer | None:
         return Transformer.from_crs(CRS.from_wkt(crs), CRS.from_epsg(4326), always_xy=True)
     except ProjError:
         return None
+
+
+def _with_bands(scene: Scene, places: Iterable[int]) -> Scene:
+    """The scene with some of its bands, by their places from 0."""
+    chosen = tuple(places)
+    return replace(
+        scene,
+        band_indexes=tuple(scene.band_indexes[place] for place in chosen),
+        band_names=tuple(scene.band_names[place] for place in chosen),
+        nodata=tuple(scene.nodata[place] for place in chosen),
+        bands=tuple(scene.bands[place] for place in chosen),
+    )
 
 
 def _beneath(scene: Scene, shown: MapLayer, level: int) -> Nearest:

@@ -198,6 +198,7 @@ def test_what_is_hidden_is_a_list_of_values(viewer: Viewer, hide: str) -> None:
 
 
 def test_the_scene_lies_beneath(maps: Maps, viewer: Viewer) -> None:
+    assert (viewer.map, viewer.scene) == (maps.folder / "map.tif", maps.scene)
     shown = whole(viewer, "scene").astype(float)
     with rasterio.open(maps.scene) as file:
         pixels = file.read().astype(float)

@@ -21,8 +21,8 @@ from segpipe.workflows.console import print_json
 @click.option(
     "--scene",
     metavar="SCENE",
-    type=click.Path(path_type=Path),
-    help="A raster that is shown beneath the map, such as the scene that was mapped.",
+    help="What is shown beneath the map, such as the scene that was mapped: a file, a folder or an "
+    "address, as `segpipe run` takes it.",
 )
 @click.option(
     "--bands",
@@ -40,7 +40,7 @@ from segpipe.workflows.console import print_json
 @options.as_json
 def view(
     map_: Path,
-    scene: Path | None,
+    scene: str | None,
     bands: list[str] | None,
     port: int,
     browser: bool,
