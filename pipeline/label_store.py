@@ -317,7 +317,8 @@ def _add_names(root: zarr.Group, bands: Bands, zarr_format: ZarrFormat) -> None:
         # GDAL reads such text in format 2; for format 3 there is one that many read.
         dtype=names.dtype if zarr_format == 2 else "string",
         chunks=names.shape,
-        fill_value="",
+        # A coordinate misses no value (CF 1.11, section 2.5.1); format 3 has no null.
+        fill_value=None if zarr_format == 2 else "",
     )
     array[:] = names
 
