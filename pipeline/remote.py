@@ -315,6 +315,9 @@ def _explained(address: Address, text: str) -> RemoteError:
         return RemoteError(address, reason)
     if "redirect without LOCATION" in text:
         return RemoteError(address, "the bucket lies in another region; set AWS_REGION")
+    if "MissingContentLength" in text:
+        reason = "the server doesn't say how long it is; download it and name the copy"
+        return RemoteError(address, reason)
     tries = f"given up after {RETRY['max_retries']} retries"
     status = re.search(r"status code: (\d{3}[A-Za-z ]*)", text)
     if status is not None:

@@ -131,7 +131,7 @@ def _entries(place: Place, item: Table, key: str, asset: Table) -> Iterator[_Ent
             index,
             nodata=nodata,
             scaling=_scaling(properties, scale, offset),
-            usual=_usual(item, properties, (key, *names), href),
+            usual=_usual(properties, (key, *names), href) if len(bands) == 1 else None,
             refusal=refusal,
         )
         yield _Entry(file, ranks)
@@ -177,7 +177,7 @@ def _scaling(properties: Table, scale: float | None, offset: float | None) -> Sc
     return 1.0 if scale is None else scale, 0.0 if applied or offset is None else offset
 
 
-def _usual(item: Table, properties: Table, names: Sequence[str], href: str) -> Scaling | None:
+def _usual(properties: Table, names: Sequence[str], href: str) -> Scaling | None:
     """The product's own scaling, where the item says which product it is."""
     known = {name.casefold() for band in names for name in (band, *sentinel_names(band))}
     if not known & _SENTINEL_NAMES:

@@ -13,7 +13,7 @@ from segpipe.pipeline.errors import InputRefusedError
 from segpipe.pipeline.grid import Grid
 from segpipe.pipeline.location import Place
 from segpipe.pipeline.resampled import Resampling
-from segpipe.pipeline.source import Band, Contents, Source
+from segpipe.pipeline.source import DTYPES, Band, Contents, Source
 from segpipe.pipeline.window import Window
 
 Scaling = tuple[float, float]
@@ -31,7 +31,7 @@ class BandFile:
         aliases: what else it's called.
         nodata: what marks missing measurements, where the file doesn't say.
         scaling: goes before what the file says; None for what it says.
-        usual: the product's scaling, where nobody says anything.
+        usual: the product's scaling of whole numbers, where nobody says anything.
         refusal: one line for the user.
     """
 
@@ -181,7 +181,10 @@ def _band(file: BandFile, contents: Contents) -> Band:
         )
     band = contents.bands[file.index - 1]
     nodata = file.nodata if band.nodata is None else band.nodata
-    scale, offset = file.scaling or _stated(band) or file.usual or (1.0, 0.0)
+    # A product's own files hold whole numbers; fractions under its names are reflectances already.
+    whole = np.issubdtype(np.dtype(band.dtype), np.integer) if band.dtype in DTYPES else False
+    usual = file.usual if whole else None
+    scale, offset = file.scaling or _stated(band) or usual or (1.0, 0.0)
     return replace(band, nodata=nodata, scale=scale, offset=offset)
 
 

@@ -147,8 +147,9 @@ def test_nodata_of_the_product_is_no_measurement_when_resampled(tmp_path: Path) 
 
 
 def test_the_nearest_statement_of_a_scale_holds(tmp_path: Path) -> None:
-    plain = single(tmp_path / "plain.tif", smooth(9, 9), FINE)
-    scaled = single(tmp_path / "scaled.tif", smooth(9, 9), FINE)
+    plain = single(tmp_path / "plain.tif", np.ones((9, 9), np.uint16), FINE)
+    scaled = single(tmp_path / "scaled.tif", np.ones((9, 9), np.uint16), FINE)
+    fractions = single(tmp_path / "fractions.tif", smooth(9, 9), FINE)
     with rasterio.open(scaled, "r+") as file:
         file.scales, file.offsets = (0.5,), (1.0,)
 
@@ -160,6 +161,8 @@ def test_the_nearest_statement_of_a_scale_holds(tmp_path: Path) -> None:
 
     assert found(plain) == (1.0, 0.0)
     assert found(plain, usual=(0.1, 0.2)) == (0.1, 0.2)
+    assert found(fractions, usual=(0.1, 0.2)) == (1.0, 0.0)
+    assert found(fractions, item=(0.3, 0.4)) == (0.3, 0.4)
     assert found(scaled) == found(scaled, usual=(0.1, 0.2)) == (0.5, 1.0)
     assert found(scaled, item=(0.3, 0.4), usual=(0.1, 0.2)) == (0.3, 0.4)
 
