@@ -64,6 +64,12 @@ def _length(geod: Geod, x: float, y: float, east: float, north: float) -> float:
     return float(ends[2])
 
 
+def grid_area(grid: Grid) -> float | None:
+    """Area in square metres of all pixels, as `row_areas` has them; None where it has none."""
+    areas = row_areas(grid, 0, grid.height)
+    return None if areas is None else grid.width * float(areas.sum())
+
+
 def _between_parallels(
     grid: Grid, rows: NDArray[np.int64], unit: float, geod: Geod
 ) -> NDArray[np.float64]:

@@ -308,7 +308,7 @@ def _classes(report: Report, ready: Preparation) -> Iterator[dict[str, Any]]:
             "description": info.name,
             "count": total.pixels,
             "percentage": round(share, 6),
-            **({} if total.area_m2 is None else {"segpipe:area_m2": total.area_m2}),
+            **_area(total.area_m2),
         }
     yield {
         "value": ready.legend.nodata,
@@ -317,7 +317,12 @@ def _classes(report: Report, ready: Preparation) -> Iterator[dict[str, Any]]:
         "description": "no measurement, or outside of the area of interest",
         "nodata": True,
         "count": report.pixels - report.valid_pixels,
+        **_area(report.nodata_area_m2),
     }
+
+
+def _area(square_metres: float | None) -> dict[str, float]:
+    return {} if square_metres is None else {"segpipe:area_m2": square_metres}
 
 
 def _resolution(grid: Grid) -> float | None:

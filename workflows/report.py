@@ -53,7 +53,7 @@ class Report:
 
     `pixels` are those of the scene, `aoi_pixels` those of the area of interest if there is one.
     `sureness` are pixels by the network's greatest probability, in bins of one width from 0 to 1,
-    if they were counted.
+    if they were counted. `area_m2` is that of the whole raster, where a crs gives one.
     """
 
     output: Path
@@ -71,6 +71,7 @@ class Report:
     seconds: Seconds
     peak_rss_bytes: int
     warnings: tuple[str, ...]
+    area_m2: float | None = None
     polygons: PolygonFile | None = None
     probabilities: Path | None = None
     confidence: Path | None = None
@@ -80,6 +81,14 @@ class Report:
     def valid_pixels(self) -> int:
         """Pixels that have a label."""
         return sum(count.pixels for count in self.classes.values())
+
+    @property
+    def nodata_area_m2(self) -> float | None:
+        """Area of the pixels without a label, where a crs gives one; with the classes' it's all."""
+        areas = [count.area_m2 for count in self.classes.values() if count.area_m2 is not None]
+        if self.area_m2 is None or len(areas) < len(self.classes):
+            return None
+        return max(self.area_m2 - sum(areas), 0.0) if self.valid_pixels < self.pixels else 0.0
 
     @property
     def legend(self) -> Legend:
@@ -107,6 +116,12 @@ class Report:
             "aoi_pixels": self.aoi_pixels,
             "valid_pixels": self.valid_pixels,
             "classes": {name: asdict(count) for name, count in self.classes.items()},
+            "nodata": {
+                "value": self.legend.nodata,
+                "pixels": self.pixels - self.valid_pixels,
+                "area_m2": self.nodata_area_m2,
+            },
+            "area_m2": self.area_m2,
             "footprint": self.footprint.to_dict(),
             "tile": self.tile,
             "device": self.engine.device,

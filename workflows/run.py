@@ -12,6 +12,7 @@ from typing import Literal
 from segpipe.models.engine import Engine, Precision
 from segpipe.models.onnx_session import is_portable, refusal
 from segpipe.models.predictor import ENGINES
+from segpipe.pipeline.area import grid_area
 from segpipe.pipeline.errors import FingerprintMismatchError, StorageError
 from segpipe.pipeline.execution import Runner, embedded, existing
 from segpipe.pipeline.label_store import STORE_MARKS
@@ -203,6 +204,7 @@ def run(
                 confidence=products.certainty.confidence,
                 sureness=total_confidence(begun.receipts()) if products.certainty.counted else None,
                 warnings=(*ready.warnings, *_instead(ready, chosen, engine)),
+                area_m2=grid_area(ready.plan.grid),
             )
             made = products.write(made, ready, fields, origin)
             series.note(made, asked, products.paths)

@@ -191,7 +191,7 @@ def _text(found: Report) -> str:
         area = texts.area(count.area_m2)
         rows.append((str(count.value), name, f"{count.pixels:,}", f"{share:.1%}", area))
     missing = found.pixels - found.valid_pixels
-    rows.append(("255", "(no data)", f"{missing:,}", "", ""))
+    rows.append(("255", "(no data)", f"{missing:,}", "", texts.area(found.nodata_area_m2)))
     text = "\n".join([*lines, texts.table(rows)])
     if found.polygons is None:
         return text
