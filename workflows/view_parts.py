@@ -108,9 +108,10 @@ h2 { font-size: 1rem; margin: 0; }
   line-height: 1.25;
 }
 .legend .much b { display: block; color: var(--ink); font-weight: 600; font-size: .9375rem; }
-.swatch { display: block; width: 1.3rem; height: 1.3rem; border-radius: .25rem; }
-.swatch, .share { border: 1px solid #8888; }
-.share { grid-column: 3 / -1; width: 100%; height: .5rem; border-radius: .15rem; display: block; }
+.swatch {
+  display: block; width: 1.3rem; height: 1.3rem; border: 1px solid #8888; border-radius: .25rem;
+}
+.share { grid-column: 3 / -1; width: 100%; height: .4rem; border-radius: .15rem; display: block; }
 .legend li:has(input:not(:checked)) .name { color: var(--soft); text-decoration: line-through; }
 .panel details { margin-top: 1.3rem; color: var(--soft); }
 .panel summary { cursor: pointer; min-height: 2rem; color: var(--ink); }
