@@ -12,10 +12,10 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 from dask import config
 from distributed import Client, LocalCluster, Worker, WorkerPlugin, as_completed, get_worker
@@ -298,7 +298,7 @@ def _require_one_version(client: Client) -> None:
     """
     here = installed()
     # A scheduler needs no segpipe; Dask tells its versions.
-    scheduler = client.get_versions()["scheduler"]
+    scheduler = cast(Mapping[str, Any], client.get_versions())["scheduler"]
     packages = {
         "python": ".".join(scheduler["host"]["python"].split(".")[:2]),
         **{name: scheduler["packages"][name] for name in ("dask", "distributed")},
