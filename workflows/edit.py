@@ -25,7 +25,9 @@ from segpipe.workflows.label_scheme import LabelScheme
 LARGEST_SIEVE = 10_000
 """In pixels: around each tile as much may be read as its small areas are long."""
 
-_EDITS = "SEGPIPE_EDITS"
+EDITS = "SEGPIPE_EDITS"
+"""The tag in which a map tells what was done to it, as JSON."""
+
 _NODATA = 255
 
 
@@ -102,12 +104,19 @@ class Edit:
         return {info.value: info.name for info in self.scheme.infos}
 
     def legend(self, path: Path) -> Legend | None:
-        """The legend of the map at `path` once it is changed; None where it has none."""
+        """The legend of the map at `path` once it is changed; None where it has none.
+
+        Raises:
+            InputRefusedError: two of the new classes have one value.
+        """
         found = read_legend(path)
         if self.scheme is None:
             return found
-        entries = (LegendEntry(info.value, info.name, info.color) for info in self.scheme.infos)
-        return Legend(found.title if found else "classes", tuple(entries))
+        entries = [LegendEntry(info.value, info.name, info.color) for info in self.scheme.infos]
+        try:
+            return Legend(found.title if found else "classes", tuple(entries))
+        except ValueError as error:
+            raise InputRefusedError(f"the file of --reclass makes no legend: {error}") from error
 
     def facts(self, path: Path) -> MapFacts:
         """What the changed map says of itself: also what was done to it, as JSON in a tag.
@@ -120,9 +129,27 @@ class Edit:
             return read_facts(path)
         tags = read_provenance(path)
         if self:
-            before = json.loads(tags.get(_EDITS, "[]"))
-            tags[_EDITS] = json.dumps([*before, *self.steps], ensure_ascii=False)
+            before = edits(path)
+            tags[EDITS] = json.dumps([*before, *self.steps], ensure_ascii=False)
         return MapFacts(legend, tags)
+
+
+def edits(path: Path) -> list[Any]:
+    """What was done to the map at `path` since it was computed, as `Edit.steps` has it.
+
+    Raises:
+        InputRefusedError: it can't be opened, or tells nonsense.
+    """
+    text = read_provenance(path).get(EDITS, "[]")
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, list):
+        raise InputRefusedError(
+            f"{path}: its tag {EDITS} is {text!r:.60}, expected a list as JSON; remove the tag"
+        )
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from segpipe.pipeline.plan import CHUNK
 from segpipe.pipeline.scene import Scene, open_scene
 from segpipe.pipeline.window import Window
 from segpipe.workflows.catalogue import Model, find
+from segpipe.workflows.edit import edits
 from segpipe.workflows.inputs import Bands, Reading, Scenes, named
 from segpipe.workflows.plan import Method, prepare
 from segpipe.workflows.resident import Resident, decide_engine, recompute
@@ -114,6 +115,11 @@ def verify(
         method=method,
     )
     labels = open_scene(output, ["1"])
+    if edits(Path(output)):
+        raise InputRefusedError(
+            f"{output} was changed by segpipe export, so it isn't what the network says; name the "
+            "map that it was made from"
+        )
     if labels.grid.shape != ready.scene.grid.shape:
         raise InputRefusedError(
             f"{output} has {labels.grid.shape} pixels and {scene} has {ready.scene.grid.shape}; "

@@ -2,6 +2,7 @@
 
 import tracemalloc
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -55,7 +56,7 @@ def coast(side: int) -> NDArray[np.uint8]:
     return labels
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     rasters(),
     st.integers(1, 13),
@@ -120,12 +121,12 @@ def test_borders_with_nodata_are_simplified_too() -> None:
     assert corners(simple(scene(labels), 1.0, 64)) < 10
 
 
-@pytest.mark.parametrize("name", GRIDS)
+@pytest.mark.parametrize("name", ["geographic", "rotated", "no crs"])
 def test_areas_are_those_of_the_pixels(name: str) -> None:
-    where = GRIDS[name]
+    where = replace(GRIDS[name], height=200, width=300)
     source = scene(random_labels(where.shape), where)
     exact = whole(list(polygonise(source)))
-    found = simple(source, 2 * where.pixel_area**0.5, 256)
+    found = simple(source, 2 * where.pixel_area**0.5, 128)
     for value in np.unique(exact.values):
         expected = exact.areas[exact.values == value].sum()
         total = found.areas[found.values == value].sum()
@@ -143,4 +144,4 @@ def test_what_is_kept_does_not_grow_with_the_map() -> None:
         finally:
             tracemalloc.stop()
 
-    assert peak(2048) < 1.4 * peak(256)
+    assert peak(1280) < 1.4 * peak(256)

@@ -1,6 +1,7 @@
 """Maps with other classes and without small areas, in every container and as polygons."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -178,10 +179,33 @@ def test_what_is_refused_is_one_line(refused: Refusal, landcover: Path, tmp_path
     (tmp_path / "bad.json").write_text('{"classes": [{"value": 1}]}')
     code, text = refused(landcover, output, "--reclass", tmp_path / "bad.json")
     assert (code, "isn't a table of classes" in text) == (3, True)
+    twice = scheme(tmp_path / "twice.json", (1, "a", [1, 2]), (1, "b", [3, 4]), ignored=[])
+    for name in ("a.gpkg", "a.tif"):
+        code, text = refused(landcover, tmp_path / name, "--reclass", twice)
+        assert (code, "makes no legend: classes have one value each" in text) == (3, True)
     file = scheme(tmp_path / "c.json", (1, "a", [1]), (2, "b", [2]), ignored=[])
     for name in ("a.gpkg", "a.tif", "a.zarr"):
         code, text = refused(landcover, tmp_path / name, "--reclass", file)
         assert (code, "holds 3" in text.replace("hold 3", "holds 3")) == (3, True)
         assert str(landcover) in text
-    left = sorted(path.name for path in tmp_path.iterdir())
-    assert left == ["bad.json", "c.json"]
+
+
+def test_a_changed_map_is_not_verified(
+    segpipe: Command, landcover: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    done = segpipe("verify", LANDCOVER, landcover, "-m", tiny_model, "--bands", "1,1,1")
+    assert (done.code, len(done.lines)) == (3, 1)
+    assert "was changed by segpipe export" in done.err
+
+
+def test_tags_that_tell_nonsense_are_refused(
+    segpipe: Command, landcover: Path, tmp_path: Path
+) -> None:
+    shutil.copy(landcover.with_name("map.tif.aux.xml"), tmp_path / "a.tif.aux.xml")
+    source = write_scene(tmp_path / "a.tif", pixels(landcover)[None], nodata=255)
+    with rasterio.open(source, "r+") as file:
+        file.update_tags(SEGPIPE_EDITS="{")
+    done = segpipe("export", source, "-o", tmp_path / "b.tif", "--sieve", "4")
+    assert (done.code, len(done.lines)) == (3, 1)
+    assert "its tag SEGPIPE_EDITS is '{', expected a list" in done.err
+    assert segpipe("export", source, "-o", tmp_path / "b.gpkg", "--sieve", "4").code == 0
