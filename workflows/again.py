@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from segpipe.pipeline.location import shown
+
 SHORT = {"model": "-m", "output": "-o"}
 LEFT_OUT = {"watch", "series", "overwrite", "new_run"}
 """What changes nothing in the map."""
@@ -57,10 +59,10 @@ def command(function: Callable[..., object], arguments: Mapping[str, object]) ->
 def word(value: object) -> str:
     """A value as it is typed: words between commas, and a placeholder for what can't be typed.
 
-    A table is NAME=WORD between commas.
+    A table is NAME=WORD between commas. Addresses are without what opens them.
     """
     if isinstance(value, str | Path | int | float):
-        return str(value)
+        return shown(str(value))
     if isinstance(value, Mapping):
         return ",".join(f"{name}={word(entry)}" for name, entry in value.items())
     if isinstance(value, list | tuple):

@@ -49,6 +49,14 @@ def test_the_command_line_means_the_call(arguments: dict[str, object]) -> None:
             assert str(seen[key]) == str(value), key
 
 
+def test_signatures_are_left_out() -> None:
+    files = {"red": "https://host/red.tif?sig=secret", "green": "green.tif"}
+    line = command(run, {"scene": "https://me:secret@host/a.tif", "bands": files})
+    assert line == (
+        "segpipe run https://host/a.tif --bands red=https://host/red.tif,green=green.tif"
+    )
+
+
 def test_what_cannot_be_typed_has_a_placeholder() -> None:
     line = command(
         run, {"scene": "a.tif", "model": toys.small(), "overwrite": True, "tile": "auto"}
