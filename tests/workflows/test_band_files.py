@@ -164,10 +164,13 @@ def test_an_item_is_read_over_http(
         files = ",".join(f"{name}={server.url}/scene/{name}.tif" for name in NAMES)
         named = mapped(segpipe, "named.tif", "scene", "--bands", files, "-m", model)
         missing = segpipe("run", f"{server.url}/scene/other.json", "-m", model)
+        address = f"{server.url}/scene/item.json?signed=secret"
+        signed = segpipe("run", address, "-m", model, "--report", "signed.html", "--json")
         (scene / "green.tif").unlink()
         lost = segpipe("run", f"{server.url}/scene/item.json", "-m", model)
     assert here == there == named
     assert "other.json: there is no such object (404)" in refusal(missing)
+    assert "secret" not in signed.out + signed.err + Path("signed.html").read_text(encoding="utf-8")
     assert re.search(r"green.tif: .* \(404\)", refusal(lost))
 
 
