@@ -135,7 +135,7 @@ def write_item(
     Raises:
         StorageError: the disk refuses, or a file that the item tells of can't be read.
     """
-    taken = target.taken or told(ready.scene.path)
+    taken = target.taken or told(_sources(ready))
     document = item(replace(target, taken=taken), report, ready, beside)
     storage.sweep_beside(target.path)
     storage.write(target.path, as_json(document))
@@ -233,11 +233,20 @@ def _links(folder: Path, ready: Preparation, member: Membership | None) -> Itera
         title = f"The model, {ready.model.card.name}"
         href = relative(package, folder)
         yield {"rel": "derived_from", "href": href, "type": GEOJSON, "title": title}
-    scene = relative(ready.scene.path, folder)
-    if Path(ready.scene.path).suffix.lower() in _ITEMS:
-        yield {"rel": "derived_from", "href": scene, "type": GEOJSON, "title": "The scene"}
-    else:
-        yield {"rel": "via", "href": scene, "title": "The scene"}
+    for source in _sources(ready):
+        href, name = relative(source, folder), source.rpartition("/")[2]
+        if Path(source).suffix.lower() in _ITEMS:
+            yield {"rel": "derived_from", "href": href, "type": GEOJSON, "title": f"Scene {name}"}
+        else:
+            yield {"rel": "via", "href": href, "title": f"Scene {name}"}
+
+
+def _sources(ready: Preparation) -> tuple[str, ...]:
+    """What a scene was read from: itself, its STAC item, or the files of its bands or parts."""
+    scene = ready.scene
+    if not scene.files or Path(scene.path).suffix.lower() in _ITEMS:
+        return (scene.path,)
+    return tuple(dict.fromkeys(scene.files))
 
 
 def _assets(

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -76,13 +76,20 @@ def parsed(text: str) -> Timespan:
         ) from None
 
 
-def told(scene: str) -> Timespan | None:
-    """When the file says that it was taken; None where it says nothing that is a time.
+def told(files: Sequence[str]) -> Timespan | None:
+    """When files say that they were taken, from the first to the last; None where one doesn't."""
+    found = [span for file in files if (span := _told(Path(file)))]
+    if not found or len(found) < len(files):
+        return None
+    return Timespan(min(span.start for span in found), max(span.end for span in found))
+
+
+def _told(path: Path) -> Timespan | None:
+    """When a file says that it was taken; None where it says nothing that is a time.
 
     That is the time of a STAC item, the tag DateTime of a TIFF, or `time_coverage_start` and
     `time_coverage_end` of a Zarr store (Attribute Convention for Data Discovery 1.3).
     """
-    path = Path(scene)
     try:
         if path.suffix.lower() in (".json", ".geojson"):
             return _of_item(json.loads(path.read_bytes())["properties"])
