@@ -7,7 +7,7 @@ import socket
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from segpipe.pipeline.aoi import Mask, Piece
 from segpipe.pipeline.area import row_areas
 from segpipe.pipeline.label_store import LabelStore
-from segpipe.pipeline.layer import CLASSES, CONFIDENCE, MEASURES, PROBABILITIES, Layer
+from segpipe.pipeline.layer import CLASSES, CONFIDENCE, MEASURES, PROBABILITIES, STEPS, Layer
+from segpipe.pipeline.mosaic import Part, rivals
 from segpipe.pipeline.plan import CHUNK, Plan, Tile
 from segpipe.pipeline.predictor import Predictor
 from segpipe.pipeline.receipt import Receipt, count_classes, count_confidence
@@ -70,12 +71,9 @@ def map_tile(job: Job, piece: Piece, predictor: Predictor) -> Receipt:
     """
     start = time.perf_counter()
     tile = piece.tile
-    pixels, valid = job.scene.read(tile.read)
-    after_read = time.perf_counter()
-    found = layers(
+    found, reading = observe(
+        job.scene,
         job.plan,
-        pixels,
-        valid,
         tile.read,
         tile.core,
         predictor,
@@ -96,8 +94,8 @@ def map_tile(job: Job, piece: Piece, predictor: Predictor) -> Receipt:
         count_classes(
             labels, job.nodata, row_areas(job.plan.grid, tile.core.top, tile.core.height)
         ),
-        after_read - start,
-        after_predict - after_read,
+        reading,
+        after_predict - start - reading,
         time.perf_counter() - after_predict,
         this_process(),
         peak_rss(),
@@ -105,6 +103,28 @@ def map_tile(job: Job, piece: Piece, predictor: Predictor) -> Receipt:
     )
     job.staging.keep(receipt)
     return receipt
+
+
+def observe(
+    scene: Scene,
+    plan: Plan,
+    read: Window,
+    core: Window,
+    predictor: Predictor,
+    nodata: int,
+    bands: Mapping[str, int | None],
+    wanted: Mask | None = None,
+) -> tuple[dict[str, Labels], float]:
+    """Layers of `core` as `layers` has them, from the scene's pixels in `read`; seconds of reading.
+
+    Rivals of a mosaic are mapped each by itself instead, see `_contest`.
+    """
+    if contest := rivals(scene):
+        return _contest(contest, plan, core, predictor, nodata, bands, wanted)
+    start = time.perf_counter()
+    pixels, valid = scene.read(read)
+    seconds = time.perf_counter() - start
+    return layers(plan, pixels, valid, read, core, predictor, nodata, bands, wanted), seconds
 
 
 def label(
@@ -183,9 +203,51 @@ def _digest(job: Job, tile: Tile) -> tuple[int, str]:
 
 def _greatest(found: Mapping[str, Labels]) -> Labels:
     """The greatest probability of each pixel, (row, column)."""
-    if CONFIDENCE in found:
-        return found[CONFIDENCE][0]
-    return np.asarray(found[PROBABILITIES].max(axis=0), np.uint8)
+    shares = found[CONFIDENCE][:1] if CONFIDENCE in found else found[PROBABILITIES]
+    return np.asarray(shares.max(axis=0), np.uint8)
+
+
+def _contest(
+    parts: tuple[Part, ...],
+    plan: Plan,
+    core: Window,
+    predictor: Predictor,
+    nodata: int,
+    bands: Mapping[str, int | None],
+    wanted: Mask | None,
+) -> tuple[dict[str, Labels], float]:
+    """Layers of `core`, at each pixel those of the scene with the greatest probability there.
+
+    Every scene is read in windows on the stride counted from its own corner, so that it has the
+    labels of its own whole-image pass. Probabilities count in steps of 1/250; of equal ones the
+    first scene's does.
+    """
+    best = np.full(core.shape, -1, np.int16)
+    found = {name: np.full(_shape(count, core), nodata, np.uint8) for name, count in bands.items()}
+    seconds = 0.0
+    for part in parts:
+        shared = part.window.intersection(core)
+        if shared is None:
+            continue
+        place, own = shared.relative_to(core).slices, shared.relative_to(part.window)
+        theirs, reading = observe(
+            part.scene,
+            there := replace(plan, grid=part.scene.grid),
+            there.reads(own),
+            own,
+            predictor,
+            nodata,
+            {**bands, CONFIDENCE: len(MEASURES)},
+            None if wanted is None else wanted[place],
+        )
+        sure = theirs[CONFIDENCE][0].astype(np.int16)
+        sure[sure > STEPS] = 0  # scores that aren't finite lose against all that are
+        wins = (theirs[CLASSES] != nodata) & (sure > best[place])
+        best[place][wins] = sure[wins]
+        for name, layer in found.items():
+            np.copyto(layer[(..., *place)], theirs[name], where=wins)
+        seconds += reading
+    return found, seconds
 
 
 def _predict(

@@ -17,8 +17,9 @@ from segpipe.pipeline.scene import Scene
 from segpipe.pipeline.source import common_dtype
 from segpipe.pipeline.window import Window
 
-Rule = Literal["first", "last"]
-"""Whose pixel counts where several scenes have a valid one."""
+Rule = Literal["first", "last", "confident"]
+"""Whose pixel counts where several scenes have a valid one; `confident` leaves that to what a
+network says of each scene by itself."""
 
 PLACED = 1e-3
 """Parts of a pixel by which a scene may miss the grid and still be on it."""
@@ -57,14 +58,14 @@ def arrange(scenes: Sequence[Scene]) -> tuple[Grid, tuple[Part, ...]]:
 def mosaic(scenes: Sequence[Scene], rule: Rule) -> Scene:
     """One scene out of several: pixel by pixel that of the first, or last, whose bands are valid.
 
-    It has the first one's name.
+    It has the first one's name. By the rule `confident` its pixels are the first's, for pictures
+    and samples, and its `rivals` are to be mapped.
 
     Raises:
         InputRefusedError: see `arrange`.
     """
     grid, parts = arrange(scenes)
     first = scenes[0]
-    by_priority = parts if rule == "first" else parts[::-1]
     return replace(
         first,
         grid=grid,
@@ -73,9 +74,15 @@ def mosaic(scenes: Sequence[Scene], rule: Rule) -> Scene:
         nodata=(None,) * len(first.band_indexes),
         bands=tuple(replace(band, nodata=None) for band in first.bands),
         warnings=remarks(parts),
-        source=MosaicSource(by_priority),
+        source=MosaicSource(parts[::-1] if rule == "last" else parts, rule),
         files=tuple(file for scene in scenes for file in scene.files or (scene.path,)),
     )
+
+
+def rivals(scene: Scene) -> tuple[Part, ...]:
+    """The scenes of a mosaic that are mapped each by itself; none for all other scenes."""
+    source = scene.source
+    return source.parts if isinstance(source, MosaicSource) and source.rule == "confident" else ()
 
 
 def remarks(parts: Sequence[Part]) -> tuple[str, ...]:
@@ -97,6 +104,7 @@ class MosaicSource:
     """
 
     parts: tuple[Part, ...]
+    rule: Rule
 
     def read(
         self, window: Window, indexes: tuple[int, ...], dtype: str
@@ -121,6 +129,7 @@ class MosaicSource:
     def identity(self, full: bool) -> dict[str, Any]:
         """See `Source.identity`: every scene's, in the order in which they show, and its place."""
         return {
+            "rule": self.rule,
             "mosaic": {
                 str(number): {
                     "top": part.window.top,
@@ -128,7 +137,7 @@ class MosaicSource:
                     **part.scene.identity(full),
                 }
                 for number, part in enumerate(self.parts)
-            }
+            },
         }
 
 

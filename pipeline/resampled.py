@@ -203,17 +203,17 @@ class Axis:
         """
         scale, offset = self.line.scale, self.line.offset
         if self.method == "average":
-            edges = _snapped(scale * np.arange(start, end + 1) + offset)
+            edges = _snapped(scale * np.arange(start, end + 1, dtype=np.float64) + offset)
             low, high = np.minimum(edges[:-1], edges[1:]), np.maximum(edges[:-1], edges[1:])
-            indexes = np.floor(low)[:, None] + np.arange(math.ceil(abs(scale)) + 1)
+            indexes = np.floor(low)[:, None] + np.arange(math.ceil(abs(scale)) + 1.0)
             weights = np.minimum(high[:, None], indexes + 1) - np.maximum(low[:, None], indexes)
             return self._inside(indexes, np.maximum(weights, 0.0), weights > 0)
         # Distances from the centre of the source's first pixel.
-        centres = _snapped(scale * (np.arange(start, end) + 0.5) + offset - 0.5)
+        centres = _snapped(scale * (np.arange(start, end, dtype=np.float64) + 0.5) + offset - 0.5)
         nearest = np.floor(centres + 0.5)[:, None]
         if self.method == "nearest":
             return self._inside(nearest, np.ones(nearest.shape), np.ones(nearest.shape, np.bool_))
-        indexes = np.floor(centres)[:, None] + np.arange(2)
+        indexes = np.floor(centres)[:, None] + np.arange(2.0)
         return self._inside(indexes, 1 - np.abs(centres[:, None] - indexes), indexes == nearest)
 
     def _inside(self, indexes: Numbers, weights: Numbers, decides: Mask) -> "Taps":

@@ -160,9 +160,9 @@ resolution = click.option(
 )
 mosaic = click.option(
     "--mosaic",
-    type=click.Choice(["first", "last"]),
+    type=click.Choice(["first", "last", "confident"]),
     help="Map several scenes as one, on the first one's grid; where several have a valid pixel, "
-    "the first or the last of them counts.",
+    "the first or the last of them counts, or the one whose label by itself is the surest.",
 )
 tile = click.option(
     "--tile",

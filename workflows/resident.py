@@ -15,7 +15,8 @@ from segpipe.models.heap import keep_freed_memory
 from segpipe.models.predictor import TorchPredictor, choose_engine
 from segpipe.pipeline.aoi import Mask, Piece
 from segpipe.pipeline.label_store import LabelStore
-from segpipe.pipeline.mapping import Job, label, map_tile
+from segpipe.pipeline.layer import CLASSES
+from segpipe.pipeline.mapping import Job, map_tile, observe
 from segpipe.pipeline.plan import Margin, Plan
 from segpipe.pipeline.receipt import Receipt
 from segpipe.pipeline.scene import Scene
@@ -100,9 +101,10 @@ def recompute(
     margin = plan.margin
     double = Margin(2 * margin.top, 2 * margin.left, 2 * margin.bottom, 2 * margin.right)
     wide = replace(plan, margin=double)
-    read = wide.reads(core)
-    pixels, valid = scene.read(read)
-    return label(wide, pixels, valid, read, core, resident.predictor(engine), NODATA, wanted)
+    predictor = resident.predictor(engine)
+    bands = {CLASSES: None}
+    found, _ = observe(scene, wide, wide.reads(core), core, predictor, NODATA, bands, wanted)
+    return found[CLASSES]
 
 
 def count_differing(

@@ -90,8 +90,9 @@ def run(
             folder, such as `{"red": "B4.tif", "nir": "B5.tif"}`; "B4.tif:2" is its second band.
         resolution: side in metres of the pixels that are read and mapped, `native` for the scene's
             own, or `auto`: the card's, where it has one and the scene's differs by more than 10 %.
-        mosaic: `first` or `last`, where several scenes are mapped as one, on the first one's grid:
-            whose pixel counts where several have a valid one.
+        mosaic: `first`, `last` or `confident`, where several scenes are mapped as one, on the first
+            one's grid: whose pixel counts where several have a valid one. By the last rule each
+            scene is mapped by itself, and the label with the greatest probability counts.
         tile: side of a tile's core in pixels, a multiple of 256, or `auto`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         precision: `auto`, `fp32`, `bf16` or `fp16`; `auto` takes bf16 where the hardware has it

@@ -107,7 +107,7 @@ def test_the_grid_is_the_first_one_s_and_the_others_are_brought_to_it(tmp_path: 
     )
     made = mosaic([first, near, off, fine], "first")
     assert made.grid.shape == (10 + 37, 10 + 50)
-    assert made.grid.transform == (30, 0, 600000 - 300, 0, -30, 4000000 + 300)
+    assert made.grid.transform == (30.0, 0.0, 599700.0, 0.0, -30.0, 4000300.0)
     told = f"not on the grid of {first.path}, so resampled onto it: c.tif, d.tif"
     assert made.warnings == (told,)
     pixels, valid = made.read(made.grid.window)

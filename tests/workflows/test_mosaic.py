@@ -9,11 +9,14 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.merge import merge
 
+from segpipe.models.certainty import CONFIDENCE, certainty
+from segpipe.pipeline.errors import FingerprintMismatchError
 from segpipe.pipeline.mosaic import Rule
 from segpipe.workflows.again import command
 from segpipe.workflows.errors import OptionError
 from segpipe.workflows.plan import plan
 from segpipe.workflows.run import run
+from segpipe.workflows.stages import Progress
 from segpipe.workflows.verify import verify
 from tests import toys
 from tests.workflows.conftest import Command
@@ -122,7 +125,9 @@ def test_a_resolution_is_that_of_the_mosaic_s_grid(
 
 def test_what_makes_no_mosaic_is_refused(scenes: tuple[Path, ...]) -> None:
     model = toys.small()
-    with pytest.raises(OptionError, match="a mosaic's rule is first or last, got 'best'"):
+    with pytest.raises(
+        OptionError, match="a mosaic's rule is first or last or confident, got 'best'"
+    ):
         plan(scenes, model=model, mosaic="best")
     with pytest.raises(OptionError, match="2 scenes make one map by a rule"):
         plan(scenes[:2], model=model)
@@ -139,3 +144,71 @@ def test_the_command_of_a_call_names_all_scenes() -> None:
     arguments = {"scene": ("a.tif", Path("b c.tif")), "mosaic": "last"}
     assert command(run, arguments) == "segpipe run a.tif 'b c.tif' --mosaic last"
     assert command(run, {"scene": "a.tif"}) == "segpipe run a.tif"
+
+
+def test_the_surest_scene_has_the_label(tmp_path: Path, scenes: tuple[Path, ...]) -> None:
+    model = toys.small()
+    stride = model.footprint.stride
+    top, left = 37, 0
+    best = np.full((388, 360), -1)
+    expected = np.full((388, 360), 255, np.uint8)
+    for path, (row, column) in zip(scenes, ((0, 0), (-37, 150), (201, 111)), strict=True):
+        with rasterio.open(path) as file:
+            pixels = file.read()
+        # Each scene by itself, in one pass.
+        valid = (pixels != 0).all(axis=0)
+        scores = toys.whole_scores(model.network, model.card, stride, pixels, valid)
+        sure = certainty(scores, [CONFIDENCE], shares=False, pinned=False)[CONFIDENCE][0].numpy()
+        own = toys.whole_image(model.network, model.card, stride, pixels, valid)
+        rows = slice(top + row, top + row + own.shape[0])
+        place = rows, slice(left + column, left + column + own.shape[1])
+        wins = valid & (sure.astype(int) > best[place])
+        best[place][wins], expected[place][wins] = sure[wins], own[wins]
+    made = run(scenes, mosaic="confident", model=model, output=tmp_path / "map.tif", tile=256)
+    np.testing.assert_array_equal(labels(made.output), expected)
+    assert (made.tiles, made.seam is not None and made.seam.differing) == (4, 0)
+    whole = run(scenes, mosaic="confident", model=model, output=tmp_path / "w.tif", tile=512)
+    assert (whole.tiles, whole.output.read_bytes()) == (1, made.output.read_bytes())
+    assert verify(scenes, made.output, mosaic="confident", model=model, windows=None).holds
+    first = run(scenes, mosaic="first", model=model, output=tmp_path / "first.tif")
+    assert (labels(first.output) != expected).any()
+
+
+def test_the_surest_scene_has_the_probabilities_too(
+    tmp_path: Path, scenes: tuple[Path, ...]
+) -> None:
+    model = toys.small()
+    sure = tmp_path / "sure.tif"
+    made = run(
+        scenes[:2],
+        mosaic="confident",
+        model=model,
+        output=tmp_path / "map.tif",
+        confidence=sure,
+        probabilities=tmp_path / "shares.tif",
+    )
+    with rasterio.open(sure) as one, rasterio.open(tmp_path / "shares.tif") as all_of_them:
+        greatest, shares = one.read(1), all_of_them.read()
+    values = np.array([0, *(info.value for info in model.card.classes)])
+    found = labels(made.output)
+    known = found != 255
+    np.testing.assert_array_equal(greatest[known], shares.max(axis=0)[known])
+    at_label = np.take_along_axis(shares, np.searchsorted(values, found)[None] % 6 - 1, axis=0)[0]
+    np.testing.assert_array_equal(at_label[known], greatest[known])
+    assert (greatest[~known] == 255).all()
+
+
+def test_a_mosaic_that_was_stopped_goes_on(tmp_path: Path, scenes: tuple[Path, ...]) -> None:
+    model = toys.small()
+    whole = run(scenes, mosaic="first", model=model, output=tmp_path / "one.tif", tile=256)
+
+    def stop(progress: Progress) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(scenes, mosaic="first", model=model, output=tmp_path / "two.tif", tile=256, watch=stop)
+    with pytest.raises(FingerprintMismatchError):
+        run(scenes[::-1], mosaic="first", model=model, output=tmp_path / "two.tif", tile=256)
+    resumed = run(scenes, mosaic="first", model=model, output=tmp_path / "two.tif", tile=256)
+    assert resumed.tiles_resumed >= 1
+    assert resumed.output.read_bytes() == whole.output.read_bytes()
