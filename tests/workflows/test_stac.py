@@ -383,3 +383,54 @@ def test_the_extent_is_the_smallest_around_all_boxes(
     best = min(max((degree - start) % 360 for degree in wanted) + 1 for start in wanted)
     assert len(covered(tuple(whole))) == best
     assert union([]) == (-180, -90, 180, 90)
+
+
+def test_a_mosaic_tells_of_all_its_scenes(
+    segpipe: Command, tmp_path: Path, model: tuple[str, ...]
+) -> None:
+    for name, day in (("west.tif", "2001:01:02"), ("east.tif", "2001:01:04")):
+        write_scene(tmp_path / name, noise(30, 30))
+        with rasterio.open(tmp_path / name, "r+") as dataset:
+            dataset.update_tags(TIFFTAG_DATETIME=f"{day} 10:00:00")
+    words = ("--mosaic", "first", "-o", "map.tif", "--stac", "item.json")
+    assert segpipe("run", "west.tif", "east.tif", *model, *words).code == 0
+    item = read(tmp_path / "item.json")
+    validate(item)
+    via = [link["href"] for link in item["links"] if link["rel"] == "via"]
+    assert via == ["./west.tif", "./east.tif"]
+    assert item["properties"]["datetime"] is None
+    assert item["properties"]["start_datetime"] == "2001-01-02T10:00:00Z"
+    assert item["properties"]["end_datetime"] == "2001-01-04T10:00:00Z"
+
+
+def test_a_scene_that_is_an_item_hands_its_time_down(
+    segpipe: Command, tmp_path: Path, model: tuple[str, ...]
+) -> None:
+    names = ("red", "green", "blue")
+    for name, band in zip(names, noise(30, 30), strict=True):
+        write_scene(tmp_path / f"{name}.tif", band[None])
+    source = {
+        "type": "Feature",
+        "stac_version": "1.1.0",
+        "id": "scene",
+        "geometry": None,
+        "properties": {"datetime": "2010-03-04T05:06:07.5Z"},
+        "links": [],
+        "assets": {
+            name: {
+                "href": f"./{name}.tif",
+                "type": "image/tiff; application=geotiff",
+                "bands": [{"name": name}],
+            }
+            for name in names
+        },
+    }
+    (tmp_path / "scene.json").write_text(json.dumps(source))
+    words = ("-o", "map.tif", "--stac", "item.json")
+    assert segpipe("run", "scene.json", *model, *words).code == 0
+    item = read(tmp_path / "item.json")
+    validate(item)
+    assert item["properties"]["datetime"] == "2010-03-04T05:06:07.500000Z"
+    assert [link["href"] for link in item["links"] if link["rel"] == "derived_from"][-1] == (
+        "./scene.json"
+    )
