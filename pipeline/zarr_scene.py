@@ -7,7 +7,8 @@ import hashlib
 import itertools
 import math
 import struct
-from collections.abc import Iterator, Mapping
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,17 +114,17 @@ class ZarrSource:
         """See `Source.identity`: the arrays' documents, and chunks spread over the planes."""
         files = files_at(self.place)
         with _refusing(self.place):
-            keys = list(_chunk_keys(self))
+            keys = _Keys(self)
             told = {
                 "metadata": self.stamp,
                 "planes": [[plane.array, *plane.index] for plane in self.planes],
             }
             try:
                 if full:
-                    return {**told, "sha256": _digest(files, keys)}
+                    return {**told, "sha256": _digest(files, map(keys.key, range(keys.count)))}
                 most = _SAMPLED_REMOTE if isinstance(self.place, Address) else _SAMPLED
-                count = min(most, len(keys))
-                picked = [keys[len(keys) * sample // count] for sample in range(count)]
+                count = min(most, keys.count)
+                picked = [keys.key(keys.count * sample // count) for sample in range(count)]
                 return {**told, "chunks": [files.identity(key) for key in picked]}
             except RemoteError as error:
                 raise error.refusal() from None
@@ -293,26 +294,43 @@ def _axis(
     return float(centres[0]) - step / 2, step
 
 
-def _chunk_keys(source: ZarrSource) -> Iterator[str]:
-    """Keys of all stored objects that hold a part of the planes."""
-    for name in dict.fromkeys(plane.array for plane in source.planes):
-        array = _arrays(source)[name]
-        side = array.shards or array.chunks
-        leading = dict.fromkeys(
-            tuple(place // step for place, step in zip(plane.index, side, strict=False))
-            for plane in source.planes
-            if plane.array == name
-        )
-        down, across = (
-            range(math.ceil(length / step))
-            for length, step in zip(array.shape[-2:], side[-2:], strict=True)
-        )
-        for first, row, column in itertools.product(leading, down, across):
-            key = array.metadata.encode_chunk_key((*first, row, column))
-            yield f"{name}/{key}" if name else key
+class _Keys:
+    """Keys of all stored objects that hold a part of the planes, none made before it is asked for.
+
+    An array may claim more chunks than any memory holds.
+    """
+
+    def __init__(self, source: ZarrSource) -> None:
+        self._parts: list[tuple[str, Array, tuple[int, ...], tuple[int, int]]] = []
+        for name in dict.fromkeys(plane.array for plane in source.planes):
+            array = _arrays(source)[name]
+            side = array.shards or array.chunks
+            down, across = (
+                -(-length // step) for length, step in zip(array.shape[-2:], side[-2:], strict=True)
+            )
+            leading = dict.fromkeys(
+                tuple(place // step for place, step in zip(plane.index, side, strict=False))
+                for plane in source.planes
+                if plane.array == name
+            )
+            self._parts += [(name, array, first, (down, across)) for first in leading]
+        self._ends = list(itertools.accumulate(math.prod(shape) for *_, shape in self._parts))
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return self._ends[-1]
+
+    def key(self, index: int) -> str:
+        """The key in this place of their order."""
+        part = bisect_right(self._ends, index)
+        name, array, first, (down, across) = self._parts[part]
+        row, column = divmod(index - self._ends[part] + down * across, across)
+        key = array.metadata.encode_chunk_key((*first, row, column))
+        return f"{name}/{key}" if name else key
 
 
-def _digest(files: ZarrFiles, keys: list[str]) -> str:
+def _digest(files: ZarrFiles, keys: Iterable[str]) -> str:
     """The sha256 of the bytes under all keys."""
     digest = hashlib.sha256()
     for key in keys:
