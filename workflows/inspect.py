@@ -42,6 +42,7 @@ class Inspection:
             "parameters_without_upsampling": self.sizes.total - self.sizes.upsampling,
             "encoder_parameters": self.sizes.encoder,
             "bands": list(card.bands),
+            "units": card.units,
             "classes": [asdict(info) for info in card.classes],
             "footprint": self.footprint.to_dict(),
             "receptive_field": self.receptive_field,

@@ -17,10 +17,13 @@ from rasterio.transform import Affine
 from rasterio.windows import Window
 
 from segpipe.models.card import Units
+from segpipe.models.engine import Engine
 from segpipe.models.package import SegmentationModel, save
-from segpipe.workflows.plan import target
+from segpipe.workflows.inputs import Reading
+from segpipe.workflows.plan import prepare, target
 from segpipe.workflows.run import run
 from segpipe.workflows.scenes import batch
+from segpipe.workflows.stages import fingerprint_of
 from segpipe.workflows.verify import verify
 from tests import toys
 from tests.conftest import ROOT
@@ -358,6 +361,26 @@ def test_numbers_that_stand_for_nothing_are_refused(
     done = segpipe("run", "whole.tif", "-m", reflecting, *words)
     assert done.code == code
     assert message in done.err
+
+
+def test_the_scaling_is_part_of_the_fingerprint(scene: Path, reflecting: Path, model: Path) -> None:
+    def fields(package: Path, scale: float | None, offset: float | None) -> object:
+        ready = prepare(
+            "whole.tif", model=str(package), output=None, tile=256, memory=None,
+            reading=Reading(scale=scale, offset=offset),
+        )  # fmt: skip
+        return fingerprint_of(ready, Engine(), 2)["options"]
+
+    assert fields(reflecting, SCALE, OFFSET) == fields(reflecting, SCALE, OFFSET)
+    assert fields(reflecting, SCALE, OFFSET) != fields(reflecting, SCALE, 0.0)
+    assert "scaling" not in str(fields(model, None, None))
+
+
+def test_inspect_tells_what_a_model_takes(
+    segpipe: Command, tmp_path: Path, reflecting: Path
+) -> None:
+    assert json.loads(segpipe("inspect", reflecting, "--json").out)["units"] == "reflectance"
+    assert "reflectances" in segpipe("inspect", reflecting).out
 
 
 def test_a_model_of_stored_numbers_takes_no_scale(

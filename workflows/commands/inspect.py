@@ -42,6 +42,7 @@ def _text(found: Inspection) -> str:
         ("model", card.name),
         ("parameters", _parameters(found.sizes)),
         ("bands", ", ".join(card.bands)),
+        ("takes", "reflectances" if card.units == "reflectance" else "the numbers in the file"),
         ("classes", ", ".join(f"{info.value} {info.name}" for info in card.classes)),
         ("network", texts.exactness(found.footprint)),
         ("receptive field", _receptive_field(found.receptive_field)),
