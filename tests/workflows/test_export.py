@@ -4,13 +4,16 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import xarray
 
 from segpipe.pipeline import storage
+from segpipe.workflows import progress
 from segpipe.workflows.export import export_map
+from segpipe.workflows.polygons import write_polygons
 from segpipe.workflows.run import run
 from tests import toys
 from tests.workflows.conftest import Command, Refusal, write_scene
@@ -72,6 +75,27 @@ def test_zarr_3_has_the_same_labels(segpipe: Command, maps: Path, tmp_path: Path
         assert new["classes"].attrs["flag_meanings"] == old["classes"].attrs["flag_meanings"]
         assert new.attrs == old.attrs
     assert (tmp_path / "m.qml").is_file()
+
+
+def test_a_map_that_takes_long_tells_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter([0.0, 1.0, 11.0, 25.0])
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    printer = progress.SharePrinter()
+    for share in (0.1, 0.5, 1.0):
+        printer(share)
+    told = capsys.readouterr().err.splitlines()
+    assert told == ["50% of the map, 0:11 left", "100% of the map, 0:00 left"]
+
+
+def test_a_share_is_told_of_all_that_is_read(maps: Path, tmp_path: Path) -> None:
+    shares: list[float] = []
+    export_map(maps / "map.tif", tmp_path / "a.tif", watch=shares.append)
+    write_polygons(maps / "map.tif", tmp_path / "a.gpkg", simplify=50, watch=shares.append)
+    write_polygons(maps / "map.tif", tmp_path / "b.gpkg", watch=shares.append)
+    assert shares.count(1.0) == 3
+    assert all(0 < share <= 1 for share in shares)
 
 
 class StoppedError(Exception):

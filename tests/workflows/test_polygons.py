@@ -1,6 +1,7 @@
 """Polygons of maps, from the command line: what they hold, and what is refused."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,14 @@ def test_what_is_refused_is_one_line(
         True,
     )
     assert segpipe("export", plain, "-o", tmp_path / "a.gpkg", "--overwrite").code == 0
+
+
+def test_without_pyarrow_it_is_named(
+    refused: Refusal, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    code, text = refused(plain, tmp_path / "a.parquet")
+    assert (code, "pip install 'segpipe[parquet]', or name a .gpkg or .fgb" in text) == (2, True)
 
 
 def test_a_damaged_map_leaves_nothing(segpipe: Command, plain: Path, tmp_path: Path) -> None:
