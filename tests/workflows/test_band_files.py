@@ -366,7 +366,7 @@ def test_numbers_that_stand_for_nothing_are_refused(
 def test_the_scaling_is_part_of_the_fingerprint(scene: Path, reflecting: Path, model: Path) -> None:
     def fields(package: Path, scale: float | None, offset: float | None) -> object:
         ready = prepare(
-            "whole.tif", model=str(package), output=None, tile=256, memory=None,
+            scene.parent / "whole.tif", model=str(package), output=None, tile=256, memory=None,
             reading=Reading(scale=scale, offset=offset),
         )  # fmt: skip
         return fingerprint_of(ready, Engine(), 2)["options"]
