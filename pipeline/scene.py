@@ -138,20 +138,20 @@ def open_scene(
     """
     place = place_of(path)
     if isinstance(bands, Mapping):
-        return _of_files(place, named_files(place, bands, wanted))
+        return _of_files(place, named_files(place, bands, wanted), choice)
     files = known_files(place)
     if files is not None:
         chosen, _ = choose(place, files, bands, wanted, ordered=False)
-        return _of_files(place, [files[index - 1] for index in chosen])
+        return _of_files(place, [files[index - 1] for index in chosen], choice)
     contents = open_container(place, choice)
     indexes, remarks = choose(place, contents.bands, bands, wanted)
     return _scene(str(place), contents, indexes, remarks)
 
 
-def _of_files(place: Place, files: Sequence[BandFile]) -> Scene:
+def _of_files(place: Place, files: Sequence[BandFile], choice: Choice) -> Scene:
     """The scene whose bands lie in these files, in their order."""
     indexes = tuple(range(1, len(files) + 1))
-    scene = _scene(str(place), open_stack(files), indexes, ())
+    scene = _scene(str(place), open_stack(files, choice), indexes, ())
     return replace(scene, files=tuple(dict.fromkeys(str(file.place) for file in files)))
 
 

@@ -15,6 +15,7 @@ from segpipe.pipeline.location import Place
 from segpipe.pipeline.resampled import Resampling
 from segpipe.pipeline.source import DTYPES, Band, Contents, Source
 from segpipe.pipeline.window import Window
+from segpipe.pipeline.zarr_variables import ANY, Choice
 
 Scaling = tuple[float, float]
 """Scale and offset: a stored number x means `scale * x + offset`."""
@@ -50,17 +51,17 @@ class BandFile:
         return False
 
 
-def open_stack(files: Sequence[BandFile]) -> Contents:
+def open_stack(files: Sequence[BandFile], choice: Choice = ANY) -> Contents:
     """The bands of these files in their order, on the grid with the smallest pixels.
 
     Of several such grids it's the first. Bands on others are resampled, as `resampled.on_grid` does
-    it.
+    it. `choice` is that of `open_container`, in each of the files.
 
     Raises:
         InputRefusedError: a file can't be opened or lacks the band, or the files don't lie on
             common ground.
     """
-    opened = {place: open_container(place) for place in dict.fromkeys(map(_place, files))}
+    opened = {place: open_container(place, choice) for place in dict.fromkeys(map(_place, files))}
     bands = {(_place(file), file.index): _band(file, opened[_place(file)]) for file in files}
     places = list(opened)
     finest = min(places, key=lambda place: opened[place].grid.pixel_area)

@@ -18,6 +18,7 @@ from segpipe.pipeline.raster import open_raster
 from segpipe.pipeline.scene import open_scene
 from segpipe.pipeline.stack import BandFile, on_grid, open_stack
 from segpipe.pipeline.window import Window
+from segpipe.pipeline.zarr_variables import Choice
 from tests import toys
 
 NAMES = ("red", "green", "blue")
@@ -216,3 +217,9 @@ def test_a_grid_of_one_file_is_that_file(tmp_path: Path) -> None:
     contents = open_stack(files([path]))
     assert contents.grid == Grid(9, 9, (10, 0, 600000, 0, -10, 5700000), contents.grid.crs)
     assert contents.warnings == ()
+
+
+def test_a_variable_is_asked_for_in_vain_of_a_file_that_has_none(tmp_path: Path) -> None:
+    path = single(tmp_path / "one.tif", smooth(9, 9), FINE)
+    with pytest.raises(InputRefusedError, match=r"one\.tif"):
+        open_scene(tmp_path, {"red": path}, ("red",), Choice(variable="rain"))
