@@ -11,6 +11,7 @@ import click
 from segpipe.pipeline.budget import readable
 from segpipe.workflows import options, texts
 from segpipe.workflows.console import command_line, print_json, warn
+from segpipe.workflows.sections import command_with
 
 if TYPE_CHECKING:  # --help needn't wait for torch
     from segpipe.workflows.report import Report
@@ -21,11 +22,29 @@ if TYPE_CHECKING:  # --help needn't wait for torch
 _RESUMABLE = {6, 7, 8, 9, 10}
 """Exit codes after which the same command goes on."""
 
+_SECTIONS = {
+    "The scene": (
+        *("bands", "scale", "offset", "variable", "time"),
+        *("resolution", "mosaic", "aoi"),
+    ),
+    "The model": ("model", "trust_model", "method"),
+    "The map": ("output", "zarr_format", "style", "overwrite", "new_run"),
+    "Beside the map": (
+        *("probabilities", "confidence", "polygons", "min_area", "simplify"),
+        *("report", "stac", "datetime"),
+    ),
+    "The machine": (
+        *("device", "precision", "engine", "tile", "memory"),
+        *("scheduler", "scheduler_file", "workers"),
+    ),
+}
+"""The help's headings, and the options under each."""
+
 _ONE_FILE = ("probabilities", "confidence", "report", "polygons")
 """Options that name one file, which several scenes can't share."""
 
 
-@click.command()
+@click.command(cls=command_with(_SECTIONS))
 @click.argument("scenes", metavar="SCENE...", nargs=-1, required=True)
 @options.mapping
 @options.method
