@@ -157,8 +157,8 @@ def run(
     products.form.check(ready.plan.grid)
     products = replace(products, stac=ItemTarget.of(stac, datetime, series.member))
     asked = wanted(ready, zarr_format, origin.arguments)
+    series.refuse_finished(ready.output, asked, overwrite=overwrite)
     if not staged_beside(ready.output):
-        series.refuse_finished(ready.output, asked, overwrite=overwrite)
         _refuse_existing(ready.output, overwrite)
         products.refuse_existing(overwrite=overwrite)
     with _workers(ready, scheduler, scheduler_file, workers) as runner:

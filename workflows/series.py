@@ -17,6 +17,7 @@ from typing import Any
 from segpipe.pipeline import storage
 from segpipe.pipeline.errors import FingerprintMismatchError
 from segpipe.pipeline.fingerprint import Fields, digest
+from segpipe.pipeline.staging import begun
 from segpipe.workflows.again import word
 from segpipe.workflows.errors import OptionError
 from segpipe.workflows.map_collection import collection_target, write_collection
@@ -94,7 +95,7 @@ class Series:
         Raises:
             AlreadyMappedError: it is there, with all that was made beside it.
         """
-        if overwrite or not self.remembers:
+        if overwrite or not self.remembers or begun(output):
             return
         try:
             record = json.loads(_record(output).read_bytes())

@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -318,6 +319,46 @@ class TestCollection:
             if path.is_file():
                 assert (tmp_path / "stopped" / path.name).read_bytes() == path.read_bytes()
 
+    def test_a_batch_that_is_stopped_at_any_step_ends_as_if_it_had_not_been(
+        self,
+        segpipe: Command,
+        tmp_path: Path,
+        scenes: Path,
+        model: tuple[str, ...],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        (scenes / "c.tif").unlink()
+        maps = tmp_path / "maps"
+        words = ("run", "scenes", *model, "-o", "maps", "--stac", "maps/collection.json")
+        seen: list[int] = []
+        stop = -1
+
+        def step(action: str, path: Path) -> None:
+            # What follows a map's own publishing; the steps before are those of any run.
+            ours = path.suffix == ".json" and path.parent in (maps, maps / ".segpipe-batch")
+            if threading.current_thread() is not threading.main_thread():
+                return
+            if ours or path.parent == maps:
+                seen.append(len(seen))
+                if len(seen) == stop:
+                    raise SystemExit(99)
+
+        monkeypatch.setattr(storage, "step", step)
+        assert segpipe(*words).code == 0
+        whole = {path.name: path.read_bytes() for path in maps.iterdir() if path.is_file()}
+        steps = len(seen)
+        assert steps > 10
+        for at in range(1, steps + 1, 3):
+            shutil.rmtree(maps)
+            maps.mkdir()
+            seen.clear()
+            stop = at
+            assert segpipe(*words).code == 99
+            stop = -1
+            assert segpipe(*words).code == 0, at
+            left = {path.name: path.read_bytes() for path in maps.iterdir() if path.is_file()}
+            assert left == whole, at
+
     def test_only_what_is_as_it_would_be_made_is_left_alone(
         self, segpipe: Command, tmp_path: Path, scenes: Path, model: tuple[str, ...]
     ) -> None:
@@ -409,7 +450,7 @@ def test_a_scene_that_is_an_item_hands_its_time_down(
     names = ("red", "green", "blue")
     for name, band in zip(names, noise(30, 30), strict=True):
         write_scene(tmp_path / f"{name}.tif", band[None])
-    source = {
+    source: dict[str, Any] = {
         "type": "Feature",
         "stac_version": "1.1.0",
         "id": "scene",
