@@ -243,6 +243,6 @@ def _folder(output: Path | None) -> Path | None:
 
 def _one_output(output: Path) -> str:
     return (
-        "-o names one output and there are several scenes; leave it out, or name a folder that "
-        f"exists, got {output}"
+        "-o names one output and there are several scenes; leave it out, name a folder that "
+        f"exists, or make one map with --mosaic, got {output}"
     )
