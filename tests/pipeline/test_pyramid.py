@@ -19,11 +19,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from segpipe.pipeline import pyramid, storage
+from segpipe.pipeline.budget import disk_bytes
 from segpipe.pipeline.cog import write_cog
 from segpipe.pipeline.errors import StorageError
 from segpipe.pipeline.grid import Grid
 from segpipe.pipeline.label_store import LabelStore, ZarrFormat, create
 from segpipe.pipeline.layer import Layer, class_layer, confidence_layer, probability_layer
+from segpipe.pipeline.plan import Margin, Plan
 from segpipe.pipeline.pyramid import OVERVIEWS, coarser, halved, write_pyramid
 from segpipe.pipeline.scene import open_scene
 from segpipe.pipeline.window import Window
@@ -225,6 +227,25 @@ def test_memory_does_not_grow_with_the_map(
     write_pyramid(store, where, MAP, tmp_path / "scratch", cache_bytes=CACHE)
     assert read
     assert max(read) <= 512 * 512
+
+
+@formats
+def test_the_disk_that_a_plan_asks_for_is_enough(
+    tmp_path: Path, zarr_format: ZarrFormat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = grid(1024, 1024)
+    labels = np.random.default_rng(0).choice(np.array(LEGEND.values, np.uint8), where.shape)
+    store = stored(tmp_path / "map.zarr", where, labels, zarr_format=zarr_format)
+    taken = []
+
+    def step(action: str, path: Path) -> None:
+        taken.append(sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file()))
+
+    monkeypatch.setattr(storage, "step", step)
+    write_pyramid(store, where, MAP, tmp_path / "scratch", cache_bytes=CACHE)
+    step("end", tmp_path)
+    need = disk_bytes(Plan(where, 512, 1, Margin(0, 0, 0, 0)), cog=False)
+    assert need / 5 < max(taken) <= need
 
 
 @formats
