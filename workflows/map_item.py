@@ -93,19 +93,26 @@ class ItemTarget:
 
     @classmethod
     def of(
-        cls, path: str | Path | None, taken: str | None, member: Membership | None
+        cls,
+        path: str | Path | None,
+        taken: str | None,
+        member: Membership | None,
+        ready: Preparation,
     ) -> ItemTarget | None:
         """The item under this name; None for None.
 
         Raises:
-            OptionError: it doesn't end in .json, or the time is none.
+            OptionError: it doesn't end in .json, or is the scene, or the time is none.
             StorageError: its folder isn't there, or can't be written to.
         """
-        if path is not None:
-            return cls(item_target(path), None if taken is None else parsed(taken), member)
-        if taken is not None:
-            raise OptionError("--datetime is what a STAC item says; name one with --stac")
-        return None
+        if path is None:
+            if taken is not None:
+                raise OptionError("--datetime is what a STAC item says; name one with --stac")
+            return None
+        place = item_target(path)
+        if any(place == Path(source).absolute() for source in _sources(ready)):
+            raise OptionError(f"{place} is the scene itself; name another item with --stac")
+        return cls(place, None if taken is None else parsed(taken), member)
 
 
 def item_target(path: str | Path) -> Path:

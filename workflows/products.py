@@ -103,7 +103,8 @@ class Products:
         if self.stac is not None:
             # Last, because it tells the checksums of the others.
             remark = write_item(self.stac, made, ready, self.beside)
-            made = replace(made, warnings=(*made.warnings, *filter(None, [remark])))
+            warnings = (*made.warnings, *filter(None, [remark]))
+            made = replace(made, stac=self.stac.path, warnings=warnings)
         return made
 
 

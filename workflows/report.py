@@ -72,6 +72,7 @@ class Report:
     peak_rss_bytes: int
     warnings: tuple[str, ...]
     area_m2: float | None = None
+    stac: Path | None = None
     polygons: PolygonFile | None = None
     probabilities: Path | None = None
     confidence: Path | None = None
@@ -122,6 +123,7 @@ class Report:
                 "area_m2": self.nodata_area_m2,
             },
             "area_m2": self.area_m2,
+            "stac": str(self.stac) if self.stac else None,
             "footprint": self.footprint.to_dict(),
             "tile": self.tile,
             "device": self.engine.device,

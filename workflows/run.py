@@ -155,7 +155,7 @@ def run(
     )
     _refuse_target(ready)
     products.form.check(ready.plan.grid)
-    products = replace(products, stac=ItemTarget.of(stac, datetime, series.member))
+    products = replace(products, stac=ItemTarget.of(stac, datetime, series.member, ready))
     asked = wanted(ready, zarr_format, origin.arguments)
     series.refuse_finished(ready.output, asked, overwrite=overwrite)
     if not staged_beside(ready.output):

@@ -154,7 +154,8 @@ def test_a_second_run_gives_the_same_bytes(
 ) -> None:
     write_scene(tmp_path / "scene.tif", with_gap(), nodata=0)
     words = ("run", "scene.tif", *model, "--stac", "item.json", "--polygons", "areas.fgb")
-    assert segpipe(*words).code == 0
+    done = segpipe(*words, "--json")
+    assert json.loads(done.out)["stac"] == str(tmp_path / "item.json")
     first = (tmp_path / "item.json").read_bytes()
     assert segpipe(*words, "--overwrite").code == 0
     assert (tmp_path / "item.json").read_bytes() == first
@@ -475,3 +476,6 @@ def test_a_scene_that_is_an_item_hands_its_time_down(
     assert [link["href"] for link in item["links"] if link["rel"] == "derived_from"][-1] == (
         "./scene.json"
     )
+    again = ("-o", "map.tif", "--stac", "scene.json", "--overwrite")
+    assert segpipe("run", "scene.json", *model, *again).code == 2
+    assert read(tmp_path / "scene.json") == source
