@@ -46,6 +46,8 @@ def test_options_go_before_the_file(tmp_path: Path) -> None:
         std: 50
         window: 128
         licence: MIT
+        units: reflectance
+        resolution: 28.5
         """,
     )
     card = describe("folder", 2, 2, card_file=path)
@@ -55,6 +57,7 @@ def test_options_go_before_the_file(tmp_path: Path) -> None:
         "MIT",
         128,
     )
+    assert (card.units, card.resolution) == ("reflectance", 28.5)
     assert card.classes == (ClassInfo(0, "clear", "#0072b2"), ClassInfo(7, "cloud", "#ffffff"))
     assert (card.mean, card.std) == ((100.0, 200.0), (50.0, 50.0))
     other = describe(

@@ -212,3 +212,21 @@ def test_a_mosaic_that_was_stopped_goes_on(tmp_path: Path, scenes: tuple[Path, .
     resumed = run(scenes, mosaic="first", model=model, output=tmp_path / "two.tif", tile=256)
     assert resumed.tiles_resumed >= 1
     assert resumed.output.read_bytes() == whole.output.read_bytes()
+
+
+@pytest.mark.parametrize("rule", ["last", "confident"])
+def test_inside_an_area_of_interest_the_map_is_what_it_is_without(
+    tmp_path: Path, scenes: tuple[Path, ...], rule: Rule
+) -> None:
+    model = toys.small()
+    x, y = 600000 + 30 * 140, 4000000 - 30 * 180
+    shape = {"type": "Polygon", "coordinates": [[[x, y], [x + 3000, y], [x, y - 2400], [x, y]]]}
+    area = tmp_path / "area.geojson"
+    crs = {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::32617"}}
+    feature = {"type": "Feature", "properties": {}, "geometry": shape}
+    area.write_text(json.dumps({"type": "FeatureCollection", "crs": crs, "features": [feature]}))
+    whole = labels(run(scenes, mosaic=rule, model=model, output=tmp_path / "w.tif").output)
+    made = run(scenes, mosaic=rule, model=model, output=tmp_path / "p.tif", aoi=area, tile=256)
+    part = labels(made.output)
+    assert 3000 < np.count_nonzero(part != 255) < 4100
+    np.testing.assert_array_equal(part[part != 255], whole[part != 255])
