@@ -99,6 +99,7 @@ class Products:
             )
             made = replace(made, polygons=areas)
         if self.report is not None:
+            made = replace(made, page=self.report)
             write_page(self.report, made, ready, fields, origin)
         if self.stac is not None:
             # Last, because it tells the checksums of the others.

@@ -77,6 +77,7 @@ class Report:
     probabilities: Path | None = None
     confidence: Path | None = None
     sureness: tuple[int, ...] | None = None
+    page: Path | None = None
 
     @property
     def valid_pixels(self) -> int:
@@ -124,6 +125,7 @@ class Report:
             },
             "area_m2": self.area_m2,
             "stac": str(self.stac) if self.stac else None,
+            "report": str(self.page) if self.page else None,
             "footprint": self.footprint.to_dict(),
             "tile": self.tile,
             "device": self.engine.device,

@@ -211,7 +211,20 @@ def _text(found: Report) -> str:
         rows.append((str(count.value), name, f"{count.pixels:,}", f"{share:.1%}", area))
     missing = found.pixels - found.valid_pixels
     rows.append(("255", "(no data)", f"{missing:,}", "", texts.area(found.nodata_area_m2)))
-    text = "\n".join([*lines, texts.table(rows)])
-    if found.polygons is None:
-        return text
-    return f"{text}\n\n  {found.polygons.polygons:,} polygons in {found.polygons.output}"
+    lines.append(texts.table(rows))
+    if beside := _beside(found):
+        lines += ["", texts.facts(beside)]
+    return "\n".join(lines)
+
+
+def _beside(found: Report) -> list[texts.Row]:
+    """What was written beside the map."""
+    areas = found.polygons
+    written = {
+        "probabilities": found.probabilities,
+        "confidence": found.confidence,
+        "polygons": areas and f"{areas.output} ({areas.polygons:,} polygons)",
+        "report": found.page,
+        "STAC item": found.stac,
+    }
+    return [(name, str(file)) for name, file in written.items() if file is not None]
