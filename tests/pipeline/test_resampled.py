@@ -120,9 +120,7 @@ def test_it_is_what_gdal_makes_of_it(tmp_path: Path, factor: float, nodata: floa
     pixels = random.uniform(1, 200, (1, 53, 67)).astype(np.float32)
     if nodata is not None:
         pixels[:, random.random((53, 67)) < 0.2] = nodata
-    path = write_scene(
-        tmp_path / "a.tif", pixels, nodata=nodata, transform=rasterio.Affine(*HERE)
-    )
+    path = write_scene(tmp_path / "a.tif", pixels, nodata=nodata, transform=rasterio.Affine(*HERE))
     found = open_raster(path)
     grid = rescaled(found.grid, factor, factor)
     kind = GdalResampling.average if factor > 1 else GdalResampling.bilinear
@@ -134,3 +132,90 @@ def test_it_is_what_gdal_makes_of_it(tmp_path: Path, factor: float, nodata: floa
     np.testing.assert_array_equal(valid, shown)
     np.testing.assert_allclose(got[valid], expected[valid], rtol=2e-5)
     assert valid.mean() > 0.7
+
+
+def test_little_is_read_at_once_and_that_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = contents(90, 70)
+    grid = rescaled(found.grid, 2.5, 1 / 3)
+    pixels, valid = on_grid(found, grid).source.read(grid.window, (1, 2), "uint16")
+    monkeypatch.setattr(resampled, "MOST_PIXELS", 200)
+    found = contents(90, 70)
+    parts, known = on_grid(found, grid).source.read(grid.window, (1, 2), "uint16")
+    np.testing.assert_array_equal(parts, pixels)
+    np.testing.assert_array_equal(known, valid)
+    assert isinstance(found.source, Array)
+    assert found.source.most <= 200
+
+
+def test_a_grid_of_the_same_pixels_changes_nothing() -> None:
+    found = contents()
+    assert on_grid(found, found.grid) is found
+    a, b, c, d, e, f = HERE
+    moved = Grid(20, 30, (a, b, c + 7 * a, d, e, f + 5 * e), UTM)
+    pixels, valid = on_grid(found, moved).source.read(moved.window, (1, 2), "uint16")
+    own, shown = found.source.read(Window(5, 7, 20, 30), (1, 2), "uint16")
+    np.testing.assert_array_equal(valid, shown & (own != 0).all(axis=0))
+    np.testing.assert_array_equal(pixels[:, valid], own[:, valid])
+
+
+def test_rows_that_run_the_other_way_are_turned_round() -> None:
+    found = contents(30, 40, holes=0.1)
+    grid = rescaled(found.grid, 2.5, 2)
+    pixels, valid = on_grid(found, grid).source.read(grid.window, (1,), "uint16")
+    a, b, c, d, e, f = grid.transform
+    upwards = Grid(grid.height, grid.width, (a, b, c, d, -e, f + 15 * e), UTM)
+    turned, known = on_grid(found, upwards).source.read(upwards.window, (1,), "uint16")
+    np.testing.assert_array_equal(turned[:, ::-1], pixels)
+    np.testing.assert_array_equal(known[::-1], valid)
+
+
+def test_a_turned_raster_is_resampled_along_its_own_rows() -> None:
+    transform = tuple(rasterio.Affine.rotation(20) @ rasterio.Affine(*HERE))[:6]
+    turned, straight = contents(dtype="float64", transform=transform), contents(dtype="float64")
+    ours, plain = rescaled(turned.grid, 1.7, 0.6), rescaled(straight.grid, 1.7, 0.6)
+    found, valid = on_grid(turned, ours).source.read(ours.window, (1, 2), "float64")
+    expected, known = on_grid(straight, plain).source.read(plain.window, (1, 2), "float64")
+    np.testing.assert_allclose(found.astype(float), expected.astype(float))
+    np.testing.assert_array_equal(valid, known)
+    with pytest.raises(InputRefusedError, match="don't run in the same direction"):
+        on_grid(turned, plain)
+
+
+def test_whole_numbers_stay_whole_and_nodata_is_told_by_the_mask() -> None:
+    pixels = np.array([[[1, 2, 3, 0], [2, 1, 0, 0]]], np.uint8)
+    grid = Grid(2, 4, HERE, UTM)
+    source = Array(pixels, np.ones((2, 4), bool))
+    found = Contents(grid, (Band("a", "uint8", 0.0),), (2, 4), (), source)
+    wide = on_grid(found, rescaled(grid, 2, 2))
+    values, valid = wide.source.read(wide.grid.window, (1,), "float64")
+    # (1 + 2 + 2 + 1) / 4 is rounded to the even neighbour; of the others only the 3 is valid.
+    assert values.tolist() == [[[2.0, 3.0]]]
+    assert valid.all()
+    assert (wide.bands[0].nodata, wide.bands[0].dtype) == (None, "uint8")
+    fine = on_grid(found, rescaled(grid, 0.5, 0.5))
+    _, known = fine.source.read(fine.grid.window, (1,), "uint8")
+    np.testing.assert_array_equal(known, (pixels[0] != 0).repeat(2, axis=0).repeat(2, axis=1))
+
+
+def test_what_cannot_be_resampled_is_refused() -> None:
+    found = contents()
+    for factor in (300, 1 / 300):
+        with pytest.raises(InputRefusedError, match=r"300 times as (large|small); 256 times"):
+            on_grid(found, rescaled(found.grid, factor, 1))
+    elsewhere = rasterio.crs.CRS.from_epsg(32618).to_wkt(version="WKT2_2019")
+    with pytest.raises(InputRefusedError, match="gdalwarp -t_srs"):
+        on_grid(found, Grid(40, 50, (*HERE[:5], 1.0), elsewhere))
+
+
+def test_identities_tell_how_pixels_are_made() -> None:
+    found = contents()
+    ways: list[tuple[float, float, Resampling]] = [
+        (2, 2, "auto"),
+        (2, 3, "auto"),
+        (2, 2, "nearest"),
+    ]
+    identities = [
+        on_grid(found, rescaled(found.grid, across, down), resampling).source.identity(full=True)
+        for across, down, resampling in ways
+    ]
+    assert len({str(identity) for identity in identities}) == 3
