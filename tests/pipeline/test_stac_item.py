@@ -177,19 +177,25 @@ def test_the_scene_is_the_files_that_the_item_names(tmp_path: Path) -> None:
 def test_a_wider_name_is_meant_only_where_nothing_has_it(tmp_path: Path) -> None:
     assert found(save(tmp_path, landsat()))["nir"].name == "nir08"
     assert found(save(tmp_path, sentinel()))["nir"].name == "nir"
+    content = planetary()
+    content["assets"]["B8A"]["eo:bands"][0]["common_name"] = "nir08"
+    assert found(save(tmp_path, content))["nir"].name == "B08"
 
 
 def test_a_picture_of_several_bands_is_named_after_them(tmp_path: Path) -> None:
-    bands = [band for band in item_bands(save(tmp_path, planetary())) if "visual" in band.name]
+    content = planetary(**{"s2:processing_baseline": "05.09"})
+    bands = [band for band in item_bands(save(tmp_path, content)) if "visual" in band.name]
     assert [(band.name, band.index) for band in bands] == [
         ("visual:B04", 1), ("visual:B03", 2), ("visual:B02", 3),
     ]  # fmt: skip
-    assert all(band.aliases == () for band in bands)
+    assert all((band.aliases, band.usual) == ((), None) for band in bands)
 
 
 def test_a_name_that_two_files_have_alike_is_not_guessed(tmp_path: Path) -> None:
     content = planetary()
-    content["assets"]["again"] = content["assets"]["B04"]
+    again = content["assets"]["again"] = dict(content["assets"]["B04"], roles=["overview"])
+    assert found(save(tmp_path, content))["red"].name == "B04"
+    again["roles"] = ["data"]
     with pytest.raises(InputRefusedError, match="say which are which"):
         open_scene(save(tmp_path, content), None, ("red",))
 

@@ -182,6 +182,12 @@ def test_identity_follows_bytes_bands_and_nodata_and_not_places(tmp_path: Path) 
         file.nodata = 5
     others.append(open_scene(tmp_path, second, NAMES))
     found = [scene.identity(full=True) for scene in others]
+    plain = single(tmp_path / "plain.tif", np.ones((9, 9), np.uint16), FINE, nodata=None)
+    told, untold = (
+        open_stack([BandFile("x", plain, nodata=nodata)]).source.identity(full=True)
+        for nodata in (1.0, None)
+    )
+    assert told != untold
     assert all(other != identity for other in found)
 
 
