@@ -96,8 +96,10 @@ def disk_bytes(plan: Plan, *, cog: bool) -> int:
     return int(plan.grid.pixels * _STORED * (1 + 1 + 4 / 3 if cog else 4 / 3 + 1 / 2))
 
 
-def require_space(plan: Plan, scene: str, pixel_bytes: int, output: Path, need: int) -> None:
+def require_space(plan: Plan, file: Path | None, pixel_bytes: int, output: Path, need: int) -> None:
     """Refuses a run that can't end because its disk is too small.
+
+    `file` holds all pixels of the plan's grid; None where it isn't one file that does.
 
     Raises:
         InputRefusedError: the scene is so small a file that its size must be a lie.
@@ -106,12 +108,12 @@ def require_space(plan: Plan, scene: str, pixel_bytes: int, output: Path, need: 
     free = free_bytes(output.parent)
     if need <= free:
         return
-    grid, file = plan.grid, Path(scene)
+    grid = plan.grid
     claimed = grid.pixels * pixel_bytes
-    # A VRT and a Zarr folder hold no pixels of their own.
-    if file.is_file() and file.suffix != ".vrt" and claimed > _PLAUSIBLE * file.stat().st_size:
+    # A VRT holds no pixels of its own.
+    if file and file.suffix != ".vrt" and claimed > _PLAUSIBLE * file.stat().st_size:
         raise InputRefusedError(
-            f"{scene} claims {grid.height} x {grid.width} pixels, {readable(claimed)}, in a file "
+            f"{file} claims {grid.height} x {grid.width} pixels, {readable(claimed)}, in a file "
             f"of {readable(file.stat().st_size)}; it is damaged or made to do harm: check it with "
             "gdalinfo"
         )

@@ -20,6 +20,7 @@ from segpipe.pipeline.fingerprint import Fields
 from segpipe.pipeline.grid import Grid
 from segpipe.pipeline.legend import Legend, LegendEntry
 from segpipe.pipeline.plan import CHUNK, Margin, Plan
+from segpipe.pipeline.raster import RasterSource
 from segpipe.pipeline.scene import Scene
 from segpipe.pipeline.staging import begun
 from segpipe.workflows.catalogue import Model, find
@@ -210,7 +211,8 @@ def prepare(
     disk = int(disk * selection.share)
     if before is None:
         # A run that was begun has taken its part already; publishing asks for the rest.
-        budget.require_space(cut, source.path, source.bytes_per_pixel, path, disk)
+        file = Path(source.path) if isinstance(source.source, RasterSource) else None
+        budget.require_space(cut, file, source.bytes_per_pixel, path, disk)
     return Preparation(
         source, found, tiled, selection, path, costs.of(cut), disk, method, certainty
     )
