@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from segpipe.models.engine import Engine
 from segpipe.models.footprint import Footprint
 from segpipe.pipeline.legend import Legend, LegendEntry
+from segpipe.pipeline.location import Place
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,7 +58,7 @@ class Report:
     """
 
     output: Path
-    scene: Path
+    scene: Place
     model: str
     tiles: int
     tiles_resumed: int

@@ -16,7 +16,7 @@ from segpipe.pipeline.area import grid_area
 from segpipe.pipeline.errors import FingerprintMismatchError, StorageError
 from segpipe.pipeline.execution import Runner, embedded, existing
 from segpipe.pipeline.label_store import STORE_MARKS
-from segpipe.pipeline.location import shown
+from segpipe.pipeline.location import is_remote, place_of
 from segpipe.pipeline.mapping import peak_rss, this_process
 from segpipe.pipeline.receipt import Receipt, total, total_confidence
 from segpipe.pipeline.staging import discard, staged_beside, staging
@@ -181,7 +181,7 @@ def run(
             end = time.perf_counter()
             made = Report(
                 output=ready.output,
-                scene=Path(shown(str(scene))),
+                scene=place_of(scene) if is_remote(scene) else Path(scene),
                 model=ready.model.card.name,
                 tiles=len(ready.selection),
                 tiles_resumed=len(ready.selection) - tally.tiles,
