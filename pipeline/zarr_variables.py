@@ -212,7 +212,7 @@ def _step(place: Place, count: int, coordinate: Array | None, asked: str | None)
             f"{place}: holds {steps}; a scene is one: choose it with --time, by its number from 1 "
             "or by its date"
         )
-    wanted = asked.strip().replace(" ", "T")
+    wanted = asked.strip().replace(" ", "T").removesuffix("T00:00:00")
     matches = [step for step, label in enumerate(labels) if _begins(label, wanted)]
     if not matches and re.fullmatch(r"[0-9]+", wanted) and 1 <= int(wanted) <= count:
         return int(wanted) - 1
