@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from segpipe.pipeline.location import shown
+
 
 def print_json(data: dict[str, Any]) -> None:
     """One JSON object on standard output."""
@@ -21,4 +23,4 @@ def warn(warnings: tuple[str, ...]) -> None:
 
 def command_line() -> str:
     """What was typed, as it is typed to resume: `--new-run` would throw this run away too."""
-    return shlex.join(["segpipe", *(word for word in sys.argv[1:] if word != "--new-run")])
+    return shlex.join(["segpipe", *(shown(word) for word in sys.argv[1:] if word != "--new-run")])

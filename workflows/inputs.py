@@ -8,6 +8,7 @@ from typing import cast, get_args
 from segpipe.models.card import ModelCard
 from segpipe.pipeline.mosaic import Rule, mosaic
 from segpipe.pipeline.scene import Scene, open_scene
+from segpipe.pipeline.zarr_variables import Choice
 from segpipe.workflows.errors import OptionError
 from segpipe.workflows.reflectance import with_scaling
 from segpipe.workflows.resolution import at_resolution
@@ -31,6 +32,7 @@ class Reading:
         scale, offset: what makes reflectances of the stored numbers; see `with_scaling`.
         mosaic: the rule by which scenes become one; None for a scene by itself.
         others: the scenes of the mosaic after the one that is named.
+        variable, time: which variable and which step of time of a Zarr store; see `Choice`.
     """
 
     bands: Bands | None = None
@@ -39,6 +41,8 @@ class Reading:
     offset: float | None = None
     mosaic: str | None = None
     others: tuple[str | Path, ...] = ()
+    variable: str | None = None
+    time: str | None = None
 
 
 def named(scene: Scenes, mosaic: str | None) -> tuple[str | Path, tuple[str | Path, ...]]:
@@ -83,5 +87,5 @@ def _open(scene: str | Path, reading: Reading, card: ModelCard) -> Scene:
         if reading.bands is None or isinstance(reading.bands, Mapping)
         else [str(band) for band in reading.bands]
     )
-    opened = open_scene(scene, named, card.bands)
+    opened = open_scene(scene, named, card.bands, Choice(reading.variable, reading.time))
     return with_scaling(opened, reading.scale, reading.offset, card)

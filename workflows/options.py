@@ -150,6 +150,15 @@ scale = click.option(
 offset = click.option(
     "--offset", type=float, help="See --scale, which it goes with; 0 if left out."
 )
+variable = click.option(
+    "--variable", metavar="NAME", help="The variable of a Zarr store that has several."
+)
+time = click.option(
+    "--time",
+    metavar="STEP",
+    help="The step of a Zarr store that has several: its number from 1, or what its date begins "
+    "with, such as 2024-06.",
+)
 resolution = click.option(
     "--resolution",
     type=Resolution(),
@@ -259,7 +268,7 @@ as_json = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON object and nothing else."
 )
 mapping = together(
-    *(model, trust, output, band_files, scale, offset, resolution, mosaic),
+    *(model, trust, output, band_files, scale, offset, variable, time, resolution, mosaic),
     *(tile, memory, aoi, device, precision, engine),
 )
 """Everything that decides how a scene is mapped, for `run` and `plan`."""

@@ -19,6 +19,7 @@ from segpipe.pipeline.errors import InputRefusedError, StorageError
 from segpipe.pipeline.fingerprint import Fields
 from segpipe.pipeline.grid import Grid
 from segpipe.pipeline.legend import Legend, LegendEntry
+from segpipe.pipeline.location import is_remote, place_of
 from segpipe.pipeline.plan import CHUNK, Margin, Plan
 from segpipe.pipeline.raster import RasterSource
 from segpipe.pipeline.scene import Scene
@@ -131,6 +132,8 @@ def plan(
     bands: Bands | None = None,
     scale: float | None = None,
     offset: float | None = None,
+    variable: str | None = None,
+    time: str | None = None,
     resolution: str | float = "auto",
     mosaic: str | None = None,
     tile: str | int = "auto",
@@ -153,7 +156,7 @@ def plan(
         scene,
         model=found,
         output=output,
-        reading=Reading(bands, resolution, scale, offset, mosaic, others),
+        reading=Reading(bands, resolution, scale, offset, mosaic, others, variable, time),
         tile=tile,
         memory=memory,
         aoi=aoi,
@@ -281,7 +284,7 @@ def _output(scene: str | Path, output: str | Path | None) -> Path:
 
 def target(scene: str | Path, output: str | Path | None) -> Path:
     """Where a map of the scene goes, absolute, whether or not it can."""
-    stem = Path(scene).stem or Path.cwd().name
+    stem = (place_of(scene) if is_remote(scene) else Path(scene)).stem or Path.cwd().name
     return Path(f"{stem}.classes.tif" if output is None else output).absolute()
 
 

@@ -1,12 +1,12 @@
 """The main job: from a raster to a published map."""
 
 import os
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from time import perf_counter
 from typing import Literal
 
 from segpipe.models.engine import Engine, Precision
@@ -47,6 +47,8 @@ def run(
     bands: Bands | None = None,
     scale: float | None = None,
     offset: float | None = None,
+    variable: str | None = None,
+    time: str | None = None,
     resolution: str | float = "auto",
     mosaic: str | None = None,
     tile: str | int = "auto",
@@ -88,6 +90,9 @@ def run(
             those that have the names in the model's card. Or a table of files: for each of the
             model's bands, by name or number, the file that holds it, beside or in the scene's
             folder, such as `{"red": "B4.tif", "nir": "B5.tif"}`; "B4.tif:2" is its second band.
+        variable: the variable of a Zarr store that is mapped, where it has several.
+        time: the step of time that is mapped, where a Zarr store has several: its number from 1, or
+            what its date begins with, such as `2024-06`.
         resolution: side in metres of the pixels that are read and mapped, `native` for the scene's
             own, or `auto`: the card's, where it has one and the scene's differs by more than 10 %.
         mosaic: `first`, `last` or `confident`, where several scenes are mapped as one, on the first
@@ -131,7 +136,7 @@ def run(
     """
     origin = Origin.of(run, locals())
     scene, others = named(scene, mosaic)
-    start = time.perf_counter()
+    start = perf_counter()
     if engine not in ENGINES:
         raise OptionError(f"the engines are {', '.join(ENGINES)}, got {engine}")
     found = find(model, trust_model)
@@ -146,7 +151,7 @@ def run(
         scene,
         model=found,
         output=output,
-        reading=Reading(bands, resolution, scale, offset, mosaic, others),
+        reading=Reading(bands, resolution, scale, offset, mosaic, others, variable, time),
         tile=tile,
         memory=memory,
         method=method,
@@ -176,9 +181,9 @@ def run(
                 tally = Tally.of(begun.map_missing(watch))
                 seam = begun.check_seam()
             counts = total(begun.receipts(), ready.legend.values)
-            mapped = time.perf_counter()
+            mapped = perf_counter()
             begun.publish(counts, style=style, overwrite=overwrite)
-            end = time.perf_counter()
+            end = perf_counter()
             made = Report(
                 output=ready.output,
                 scene=place_of(scene) if is_remote(scene) else Path(scene),
@@ -211,7 +216,7 @@ def run(
             made = products.write(made, ready, fields, origin)
             series.note(made, asked, products.paths)
             discard(staged)
-    return replace(made, seconds=replace(made.seconds, total=time.perf_counter() - start))
+    return replace(made, seconds=replace(made.seconds, total=perf_counter() - start))
 
 
 def _instead(ready: Preparation, chosen: Engine, wanted: str) -> Iterator[str]:

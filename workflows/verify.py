@@ -74,6 +74,8 @@ def verify(
     bands: Bands | None = None,
     scale: float | None = None,
     offset: float | None = None,
+    variable: str | None = None,
+    time: str | None = None,
     resolution: str | float = "auto",
     mosaic: str | None = None,
     device: str = "auto",
@@ -93,8 +95,9 @@ def verify(
     Args:
         scene: the raster that was mapped, or the scenes of a mosaic.
         output: the map, a GeoTIFF or a Zarr store.
-        model, trust_model, bands, scale, offset, resolution, mosaic, device, precision, engine,
-            aoi, method: as `run` had them; outside of the area of interest a map has to be nodata.
+        model, trust_model, bands, scale, offset, variable, time, resolution, mosaic, device,
+            precision, engine, aoi, method: as `run` had them; outside of the area of interest a map
+            has to be nodata.
         windows: how many windows of 256 pixels, drawn by `seed`; None for all.
         tolerance: share of labels that may differ; 0 on a CPU and 0.001 elsewhere by default.
         seed: decides which windows are drawn.
@@ -108,7 +111,7 @@ def verify(
         scene,
         model=found,
         output=output,
-        reading=Reading(bands, resolution, scale, offset, mosaic, others),
+        reading=Reading(bands, resolution, scale, offset, mosaic, others, variable, time),
         tile=CHUNK,
         memory=None,
         aoi=aoi,

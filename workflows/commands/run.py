@@ -24,7 +24,7 @@ _RESUMABLE = {6, 7, 8, 9, 10}
 
 _SECTIONS = {
     "The scene": (
-        *("bands", "scale", "offset"),
+        *("bands", "scale", "offset", "variable", "time"),
         *("resolution", "mosaic", "aoi"),
     ),
     "The model": ("model", "trust_model", "method"),

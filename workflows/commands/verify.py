@@ -22,6 +22,8 @@ if TYPE_CHECKING:  # --help needn't wait for torch
 @options.band_files
 @options.scale
 @options.offset
+@options.variable
+@options.time
 @options.resolution
 @options.mosaic
 @options.aoi
