@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from segpipe.models.card import Edges, ModelCard
 from segpipe.models.footprint import Footprint
-from segpipe.models.foreign import Foreign
+from segpipe.models.formats.foreign import Foreign
 
 CUDA_BATCH = 8
 """Windows in one pass on a GPU, which a single small window leaves idle."""

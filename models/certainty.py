@@ -12,8 +12,8 @@ from torch._ops import OpOverload
 from torch.fx import Node
 
 from segpipe.models.blend import Blended
-from segpipe.models.exported import ExportError, export, operation_name
-from segpipe.models.foreign import Foreign
+from segpipe.models.footprints.exported import ExportError, export, operation_name
+from segpipe.models.formats.foreign import Foreign
 
 PROBABILITIES = "probabilities"
 """The probability of each class, (class, row, column)."""

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segpipe.models.architectures.layers import require
+from segpipe.models.architectures.network import Architecture, Network
 from segpipe.models.convolutionalize import LARGEST_SIDE, Conversion
 from segpipe.models.errors import ModelError
-from segpipe.models.exported import evaluating
-from segpipe.models.layer_graph import LayerGraph, with_weights
-from segpipe.models.layers import require
-from segpipe.models.network import Architecture, Network
+from segpipe.models.footprints.exported import evaluating
+from segpipe.models.formats.layer_graph import LayerGraph, with_weights
 
 NAME = "converted"
 """The name under which these networks are registered."""

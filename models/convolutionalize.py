@@ -7,12 +7,12 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
+from segpipe.models.architectures.layers import require
 from segpipe.models.errors import ModelError
-from segpipe.models.exported import REFUSALS, first_line
-from segpipe.models.layer_graph import LayerGraph, trace, with_weights
-from segpipe.models.layer_steps import Argument, Graph, Layer, Step, Value
-from segpipe.models.layer_vocabulary import defaults
-from segpipe.models.layers import require
+from segpipe.models.footprints.exported import REFUSALS, first_line
+from segpipe.models.formats.layer_graph import LayerGraph, trace, with_weights
+from segpipe.models.formats.layer_steps import Argument, Graph, Layer, Step, Value
+from segpipe.models.formats.layer_vocabulary import defaults
 
 LARGEST_SIDE = 4096
 

@@ -8,12 +8,12 @@ import numpy as np
 from torch import nn
 
 from segpipe.models.errors import ModelError
-from segpipe.models.exported import REFUSALS, ExportError, first_line
-from segpipe.models.graph_walk import Walk, follow
-from segpipe.models.nan_frame import find_extents
-from segpipe.models.operators import UnknownOperationError
-from segpipe.models.proof import find_stride
-from segpipe.models.spans import SHIFT, Span
+from segpipe.models.footprints.exported import REFUSALS, ExportError, first_line
+from segpipe.models.footprints.graph_walk import Walk, follow
+from segpipe.models.footprints.nan_frame import find_extents
+from segpipe.models.footprints.operators import UnknownOperationError
+from segpipe.models.footprints.proof import find_stride
+from segpipe.models.footprints.spans import SHIFT, Span
 
 PROBES = ((1920, 3840), (4480, 8960))
 """Images to walk on, height and width. Between them they are multiples of 1 to 10, 12, 14, ..., and

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from torch._ops import OpOverload
 from torch.fx import Node
 
-from segpipe.models.exported import export
+from segpipe.models.footprints.exported import export
 
 PROBE = 512
 FLOAT = 4

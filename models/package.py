@@ -14,15 +14,15 @@ import torch
 from torch import nn
 
 from segpipe.models import weights
+from segpipe.models.architectures.network import Architecture, Network, count
+from segpipe.models.architectures.registry import create
 from segpipe.models.card import ClassInfo, ModelCard
 from segpipe.models.errors import ModelError
-from segpipe.models.exported import REFUSALS, ExportError
 from segpipe.models.footprint import Footprint, measure
-from segpipe.models.foreign import FORMATS, Foreign, read_foreign
+from segpipe.models.footprints.exported import REFUSALS, ExportError
+from segpipe.models.footprints.proof import Proof, prove
+from segpipe.models.formats.foreign import FORMATS, Foreign, read_foreign
 from segpipe.models.liveness import activation_bytes
-from segpipe.models.network import Architecture, Network, count
-from segpipe.models.proof import Proof, prove
-from segpipe.models.registry import create
 from segpipe.models.stac import Asset, model_item
 
 __all__ = [
@@ -394,7 +394,7 @@ def _network_item(model: SegmentationModel) -> tuple[str, Asset, dict[str, Any]]
     if architecture is None:
         raise ModelError(
             f"{model.card.name}: a package holds a registered architecture, this network is a "
-            f"{type(network).__name__}; build it with segpipe.models.registry.build"
+            f"{type(network).__name__}; build it with segpipe.models.architectures.registry.build"
         )
     asset = Asset(WEIGHTS, "application/vnd.safetensors", "safetensors.torch.save_file")
     return architecture.name, asset, {"architecture": architecture.to_dict()}

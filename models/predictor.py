@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segpipe.models import onnx_session
 from segpipe.models.blend import Blended
 from segpipe.models.card import ModelCard
 from segpipe.models.certainty import CONFIDENCE, PROBABILITIES, certainty, gives_shares
 from segpipe.models.engine import Engine, Precision, default_threads, find_device, is_native
 from segpipe.models.errors import DeviceError, ModelError
 from segpipe.models.folding import fold
-from segpipe.models.foreign import Foreign
+from segpipe.models.formats import onnx_session
+from segpipe.models.formats.foreign import Foreign
 from segpipe.models.pointwise import settle
 
 __all__ = ["MINIMUM_AGREEMENT", "Engine", "Precision", "TorchPredictor", "choose_engine"]

@@ -7,7 +7,7 @@ import psutil
 from dask.utils import parse_bytes
 
 from segpipe.pipeline.errors import InputRefusedError, StorageError
-from segpipe.pipeline.layer import Layer
+from segpipe.pipeline.maps.layer import Layer
 from segpipe.pipeline.plan import CHUNK, Plan
 from segpipe.pipeline.storage import free_bytes
 

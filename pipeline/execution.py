@@ -24,7 +24,7 @@ from distributed.comm.core import CommClosedError
 from distributed.scheduler import KilledWorker
 
 from segpipe.pipeline.errors import ClusterError, TilesFailedError
-from segpipe.pipeline.raster import WORKER_ENVIRONMENT
+from segpipe.pipeline.scenes.raster import WORKER_ENVIRONMENT
 from segpipe.pipeline.versions import differences, installed
 
 Resident = TypeVar("Resident")

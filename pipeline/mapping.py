@@ -12,16 +12,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.pipeline.aoi import Mask, Piece
 from segpipe.pipeline.area import row_areas
-from segpipe.pipeline.label_store import LabelStore
-from segpipe.pipeline.layer import CLASSES, CONFIDENCE, MEASURES, PROBABILITIES, STEPS, Layer
-from segpipe.pipeline.mosaic import Part, rivals
+from segpipe.pipeline.maps.label_store import LabelStore
+from segpipe.pipeline.maps.layer import CLASSES, CONFIDENCE, MEASURES, PROBABILITIES, STEPS, Layer
 from segpipe.pipeline.plan import CHUNK, Plan, Tile
 from segpipe.pipeline.predictor import Predictor
 from segpipe.pipeline.receipt import Receipt, count_classes, count_confidence
-from segpipe.pipeline.scene import Scene
+from segpipe.pipeline.scenes.mosaic import Part, rivals
+from segpipe.pipeline.scenes.scene import Scene
 from segpipe.pipeline.staging import Staging
+from segpipe.pipeline.vectors.aoi import Mask, Piece
 from segpipe.pipeline.window import Window
 
 Pixels = NDArray[np.generic]

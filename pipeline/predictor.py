@@ -19,8 +19,8 @@ class Predictor(Protocol):
     ) -> dict[str, NDArray[np.uint8]]:
         """The layers of `core` with the names in `wanted`, (row, column) or (band, row, column).
 
-        See `segpipe.pipeline.layer` for their names and what they hold; pixels that aren't valid
-        hold what the network says of them.
+        See `pipeline/maps/layer` for their names and what they hold; pixels that aren't valid hold
+        what the network says of them.
 
         Args:
             pixels: the scene's own numbers, (band, row, column), in the model's order of bands.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.pipeline.layer import STEPS
+from segpipe.pipeline.maps.layer import STEPS
 
 BINS = 25
 """Bins of confidence."""

@@ -24,8 +24,8 @@ from pathlib import Path
 from segpipe.pipeline import storage
 from segpipe.pipeline.errors import FingerprintMismatchError
 from segpipe.pipeline.fingerprint import Fields, differences, digest
-from segpipe.pipeline.layer import CLASSES
-from segpipe.pipeline.publish import put_back
+from segpipe.pipeline.maps.layer import CLASSES
+from segpipe.pipeline.maps.publish import put_back
 from segpipe.pipeline.receipt import Receipt
 
 

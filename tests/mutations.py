@@ -19,11 +19,11 @@ from types import FrameType
 import numpy as np
 import zarr
 
+from segpipe.models.architectures.registry import build
 from segpipe.models.errors import ModelError
 from segpipe.models.package import ClassInfo, ModelCard, SegmentationModel, load, save
-from segpipe.models.registry import build
 from segpipe.pipeline.errors import CorruptInputError, InputRefusedError
-from segpipe.pipeline.scene import open_scene
+from segpipe.pipeline.scenes.scene import open_scene
 from segpipe.pipeline.window import Window
 from tests import toys
 

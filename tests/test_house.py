@@ -175,21 +175,27 @@ class TestPackage:
     def test_every_module_stands_in_the_architecture(self) -> None:
         text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
         names = {
-            f"{folder}/{path.stem}"
+            path.relative_to(ROOT).with_suffix("").as_posix()
             for folder in FOLDERS
-            for path in (ROOT / folder).glob("*.py")
-            if path.stem != "__init__"
+            for path in (ROOT / folder).rglob("*.py")
+            if path.stem != "__init__" and path.parent.name != "commands"
         }
         names.add("workflows/commands")
         listed = set(
-            re.findall(r"^\| `((?:pipeline|models|workflows)/\w+)` \|", text, re.MULTILINE)
+            re.findall(r"^\| `((?:pipeline|models|workflows)/[\w/]+)` \|", text, re.MULTILINE)
         )
         assert names == listed
 
-    def test_folders_are_flat(self) -> None:
-        # Another sub-package would be missing from the wheel.
-        deeper = {path.parent for folder in FOLDERS for path in (ROOT / folder).glob("*/**/*.py")}
-        assert deeper == {ROOT / "workflows" / "commands"}
+    def test_every_folder_is_a_package_of_the_wheel(self) -> None:
+        found = {
+            "segpipe." + ".".join(path.parent.relative_to(ROOT).parts)
+            for folder in FOLDERS
+            for path in (ROOT / folder).glob("**/*.py")
+        }
+        assert found == set(project()["tool"]["setuptools"]["packages"])
+
+    def test_folders_are_one_deep(self) -> None:
+        assert not [path for folder in FOLDERS for path in (ROOT / folder).glob("*/*/**/*.py")]
 
     def test_no_file_names_a_machine(self) -> None:
         # Without their slashes, so that this file passes its own test.

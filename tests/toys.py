@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from rasterio.transform import Affine
 from torch import Tensor, nn
 
+from segpipe.models.architectures.network import Option
+from segpipe.models.architectures.registry import build
 from segpipe.models.engine import default_threads
-from segpipe.models.network import Option
 from segpipe.models.package import ClassInfo, ModelCard, SegmentationModel
-from segpipe.models.registry import build
 from segpipe.pipeline.grid import Grid
 
 COLORS = ("#b22222", "#e6c35c", "#1b6e3a", "#3b6fb5", "#808080")

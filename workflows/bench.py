@@ -11,8 +11,8 @@ from typing import Any, Literal
 from segpipe.models.engine import Precision
 from segpipe.pipeline.execution import embedded
 from segpipe.workflows.catalogue import find_or_build
-from segpipe.workflows.inputs import Reading
 from segpipe.workflows.plan import THREADS, prepare
+from segpipe.workflows.reading.inputs import Reading
 from segpipe.workflows.resident import Resident
 from segpipe.workflows.run import run
 

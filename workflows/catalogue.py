@@ -5,11 +5,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from segpipe.models.architectures.registry import ARCHITECTURES, build, names, parse
 from segpipe.models.card import ClassInfo, ModelCard
 from segpipe.models.errors import ModelError
-from segpipe.models.foreign import foreign_kind, require_trust
+from segpipe.models.formats.foreign import foreign_kind, require_trust
 from segpipe.models.package import SegmentationModel, load
-from segpipe.models.registry import ARCHITECTURES, build, names, parse
 from segpipe.workflows.code import from_code, is_code
 
 DEFAULT = "landcover-landsat7"

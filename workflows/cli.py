@@ -23,8 +23,8 @@ from segpipe.workflows.commands.run import run
 from segpipe.workflows.commands.train import train
 from segpipe.workflows.commands.verify import verify
 from segpipe.workflows.commands.view import view
-from segpipe.workflows.console import command_line
 from segpipe.workflows.errors import OptionError
+from segpipe.workflows.terminal.console import command_line
 
 _HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 

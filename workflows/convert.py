@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from segpipe.models.architectures.classifiers import CLASSIFIERS, Classifier
 from segpipe.models.card import ModelCard
-from segpipe.models.checkpoint import read_state
-from segpipe.models.classifiers import CLASSIFIERS, Classifier
 from segpipe.models.converted import Agreement, compare, labelling
 from segpipe.models.convolutionalize import convert as convert_graph
 from segpipe.models.errors import ModelError
 from segpipe.models.footprint import Footprint
-from segpipe.models.layer_graph import trace
+from segpipe.models.formats.checkpoint import read_state
+from segpipe.models.formats.layer_graph import trace
 from segpipe.models.package import PackageExistsError, SegmentationModel, save
 from segpipe.pipeline.storage import reported
 from segpipe.workflows.cards import describe
@@ -89,7 +89,7 @@ def convert(
     """Makes a package of a classifier: the same weights, one score for every cell of an image.
 
     Args:
-        classifier: a name of `segpipe.models.classifiers`, `package.module:function`, or the
+        classifier: a name of `models/architectures/classifiers`, `package.module:function`, or the
             network itself, (N, bands, side, side) to (N, classes).
         output: the package's folder, whose name becomes the model's.
         side: of the images that the classifier was trained on, in pixels; that of its paper, or

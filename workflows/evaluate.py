@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.models.metrics import Counts, Scores, boundary_matrix, confusion_matrix
+from segpipe.models.learning.metrics import Counts, Scores, boundary_matrix, confusion_matrix
 from segpipe.pipeline.errors import InputRefusedError
 from segpipe.pipeline.grid import Grid
-from segpipe.pipeline.scene import Scene
+from segpipe.pipeline.scenes.scene import Scene
 from segpipe.pipeline.window import Window
 from segpipe.workflows.errors import OptionError
-from segpipe.workflows.label_scheme import LabelScheme
-from segpipe.workflows.reference import (
+from segpipe.workflows.labels.label_scheme import LabelScheme
+from segpipe.workflows.labels.reference import (
     UNKNOWN,
     Class,
     Classes,

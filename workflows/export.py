@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.pipeline import storage
-from segpipe.pipeline.cog import write_cog
 from segpipe.pipeline.errors import (
     CorruptInputError,
     FingerprintMismatchError,
@@ -21,17 +20,18 @@ from segpipe.pipeline.errors import (
     VerificationError,
 )
 from segpipe.pipeline.grid import Grid
-from segpipe.pipeline.label_store import STORE_MARKS, LabelStore, ZarrFormat, create
-from segpipe.pipeline.layer import class_layer
-from segpipe.pipeline.legend import Legend
-from segpipe.pipeline.map_facts import MapFacts
-from segpipe.pipeline.publish import publish_cog, publish_zarr, put_back
-from segpipe.pipeline.pyramid import write_pyramid
-from segpipe.pipeline.scene import Scene
+from segpipe.pipeline.maps.cog import write_cog
+from segpipe.pipeline.maps.label_store import STORE_MARKS, LabelStore, ZarrFormat, create
+from segpipe.pipeline.maps.layer import class_layer
+from segpipe.pipeline.maps.legend import Legend
+from segpipe.pipeline.maps.map_facts import MapFacts
+from segpipe.pipeline.maps.publish import publish_cog, publish_zarr, put_back
+from segpipe.pipeline.maps.pyramid import write_pyramid
+from segpipe.pipeline.scenes.scene import Scene
 from segpipe.pipeline.window import Window
-from segpipe.workflows.edit import Edit, Watcher, unwatched, watched
 from segpipe.workflows.errors import OptionError
-from segpipe.workflows.reference import open_labels
+from segpipe.workflows.labels.reference import open_labels
+from segpipe.workflows.results.edit import Edit, Watcher, unwatched, watched
 
 _SIDE = 2048
 """Side in pixels of what is copied at once: a whole number of chunks, shards and blocks."""

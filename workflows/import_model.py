@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segpipe.models.checkpoint import read_state
+from segpipe.models.architectures.network import Network
 from segpipe.models.errors import ModelError
-from segpipe.models.exported import REFUSALS, evaluating, first_line
-from segpipe.models.foreign import Foreign, foreign_kind, read_foreign
-from segpipe.models.importing import code_free, import_state
-from segpipe.models.network import Network
+from segpipe.models.footprints.exported import REFUSALS, evaluating, first_line
+from segpipe.models.formats.checkpoint import read_state
+from segpipe.models.formats.foreign import Foreign, foreign_kind, read_foreign
+from segpipe.models.formats.importing import code_free, import_state
 from segpipe.models.package import ModelCard, SegmentationModel, certify, save
 from segpipe.workflows.cards import count_of, describe
 from segpipe.workflows.code import from_code, is_code

@@ -3,12 +3,12 @@
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from segpipe.models.architectures.network import Network, Sizes, sizes
 from segpipe.models.card import ModelCard
 from segpipe.models.errors import ModelError
 from segpipe.models.footprint import Footprint, receptive_field
-from segpipe.models.network import Network, Sizes, sizes
+from segpipe.models.footprints.proof import Proof
 from segpipe.models.package import SegmentationModel
-from segpipe.models.proof import Proof
 from segpipe.workflows.catalogue import Model, find_or_build
 
 

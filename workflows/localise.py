@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from segpipe.models.architectures.deeplab import DeepLabV3ResNet50, localised
 from segpipe.models.card import ModelCard
-from segpipe.models.deeplab import DeepLabV3ResNet50, localised
 from segpipe.models.errors import ModelError
 from segpipe.models.footprint import Footprint
 from segpipe.models.package import PackageExistsError, SegmentationModel, save

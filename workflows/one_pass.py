@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from segpipe.models.classifiers import CLASSIFIERS
+from segpipe.models.architectures.classifiers import CLASSIFIERS
 from segpipe.models.convolutionalize import convolutionalize
 from segpipe.models.engine import default_threads
 from segpipe.models.heap import keep_freed_memory
 from segpipe.models.pointwise import settle
-from segpipe.workflows.plots import COLORS, figure
+from segpipe.workflows.results.plots import COLORS, figure
 
 STRIDE = 32
 """Pixels between neighbouring crops: the stride of both classifiers."""

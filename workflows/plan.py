@@ -14,22 +14,22 @@ from segpipe.models.footprint import Footprint
 from segpipe.models.package import SegmentationModel
 from segpipe.models.predictor import choose_engine
 from segpipe.pipeline import budget
-from segpipe.pipeline.aoi import Selection, open_aoi
 from segpipe.pipeline.errors import InputRefusedError, StorageError
 from segpipe.pipeline.fingerprint import Fields
 from segpipe.pipeline.grid import Grid
-from segpipe.pipeline.legend import Legend, LegendEntry
-from segpipe.pipeline.location import is_remote, place_of
+from segpipe.pipeline.maps.legend import Legend, LegendEntry
 from segpipe.pipeline.plan import CHUNK, Margin, Plan
-from segpipe.pipeline.raster import RasterSource
-from segpipe.pipeline.scene import Scene
+from segpipe.pipeline.scenes.location import is_remote, place_of
+from segpipe.pipeline.scenes.raster import RasterSource
+from segpipe.pipeline.scenes.scene import Scene
 from segpipe.pipeline.staging import begun
+from segpipe.pipeline.vectors.aoi import Selection, open_aoi
 from segpipe.workflows.catalogue import Model, find
-from segpipe.workflows.certainty import UNTOLD, Certainty
 from segpipe.workflows.errors import OptionError
-from segpipe.workflows.inputs import Bands, Reading, Scenes, named, open_input
-from segpipe.workflows.reflectance import in_stored_units
+from segpipe.workflows.reading.inputs import Bands, Reading, Scenes, named, open_input
+from segpipe.workflows.reading.reflectance import in_stored_units
 from segpipe.workflows.resident import Resident
+from segpipe.workflows.results.certainty import UNTOLD, Certainty
 
 Method = Literal["one-pass", "sliding-window"]
 """How a converted classifier is run; every other network is run in one pass."""

@@ -12,17 +12,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.pipeline import geoparquet
 from segpipe.pipeline.area import row_areas
-from segpipe.pipeline.features import Features
 from segpipe.pipeline.grid import Grid
-from segpipe.pipeline.polygonise import Outlines, polygonise
-from segpipe.pipeline.qml import polygon_style
-from segpipe.pipeline.simplify import simplified
-from segpipe.pipeline.vector_file import PARQUET, SUFFIXES, check_destination, write_features
-from segpipe.workflows.edit import Edit, Watcher, unwatched, watched
+from segpipe.pipeline.maps.qml import polygon_style
+from segpipe.pipeline.vectors import geoparquet
+from segpipe.pipeline.vectors.features import Features
+from segpipe.pipeline.vectors.polygonise import Outlines, polygonise
+from segpipe.pipeline.vectors.simplify import simplified
+from segpipe.pipeline.vectors.vector_file import (
+    PARQUET,
+    SUFFIXES,
+    check_destination,
+    write_features,
+)
 from segpipe.workflows.errors import OptionError
-from segpipe.workflows.reference import open_labels
+from segpipe.workflows.labels.reference import open_labels
+from segpipe.workflows.results.edit import Edit, Watcher, unwatched, watched
 
 Areas = NDArray[np.float64]
 
@@ -33,7 +38,8 @@ class PolygonForm:
 
     Attributes:
         min_area: in square metres; smaller polygons are left out, which leaves gaps.
-        simplify: in units of the map's crs; see `pipeline/simplify`. None for pixels' edges.
+        simplify: in units of the map's crs; see `pipeline/vectors/simplify`. None for pixels'
+            edges.
 
     Raises:
         OptionError: a number makes no sense.

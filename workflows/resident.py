@@ -13,13 +13,13 @@ from segpipe.models.card import NODATA, ModelCard
 from segpipe.models.engine import Engine, Precision
 from segpipe.models.heap import keep_freed_memory
 from segpipe.models.predictor import TorchPredictor, choose_engine
-from segpipe.pipeline.aoi import Mask, Piece
-from segpipe.pipeline.label_store import LabelStore
-from segpipe.pipeline.layer import CLASSES
 from segpipe.pipeline.mapping import Job, map_tile, observe
+from segpipe.pipeline.maps.label_store import LabelStore
+from segpipe.pipeline.maps.layer import CLASSES
 from segpipe.pipeline.plan import Margin, Plan
 from segpipe.pipeline.receipt import Receipt
-from segpipe.pipeline.scene import Scene
+from segpipe.pipeline.scenes.scene import Scene
+from segpipe.pipeline.vectors.aoi import Mask, Piece
 from segpipe.pipeline.window import Window
 
 _SAMPLE = 512

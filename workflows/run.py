@@ -10,27 +10,27 @@ from time import perf_counter
 from typing import Literal
 
 from segpipe.models.engine import Engine, Precision
-from segpipe.models.onnx_session import is_portable, refusal
+from segpipe.models.formats.onnx_session import is_portable, refusal
 from segpipe.models.predictor import ENGINES
 from segpipe.pipeline.area import grid_area
 from segpipe.pipeline.errors import FingerprintMismatchError, StorageError
 from segpipe.pipeline.execution import Runner, embedded, existing
-from segpipe.pipeline.label_store import STORE_MARKS
-from segpipe.pipeline.location import is_remote, place_of
 from segpipe.pipeline.mapping import peak_rss, this_process
+from segpipe.pipeline.maps.label_store import STORE_MARKS
 from segpipe.pipeline.receipt import Receipt, total, total_confidence
+from segpipe.pipeline.scenes.location import is_remote, place_of
 from segpipe.pipeline.staging import discard, staged_beside, staging
-from segpipe.workflows.again import Origin
 from segpipe.workflows.catalogue import Model, find
 from segpipe.workflows.errors import OptionError
-from segpipe.workflows.inputs import Bands, Reading, Scenes, named
-from segpipe.workflows.map_item import ItemTarget
 from segpipe.workflows.plan import THREADS, Method, Preparation, prepare, target
 from segpipe.workflows.polygons import PolygonForm
-from segpipe.workflows.products import Products
-from segpipe.workflows.report import ClassTotal, Report, Seconds
+from segpipe.workflows.reading.inputs import Bands, Reading, Scenes, named
+from segpipe.workflows.reading.series import ALONE, Series, wanted
 from segpipe.workflows.resident import Resident, decide_engine
-from segpipe.workflows.series import ALONE, Series, wanted
+from segpipe.workflows.results.again import Origin
+from segpipe.workflows.results.map_item import ItemTarget
+from segpipe.workflows.results.products import Products
+from segpipe.workflows.results.report import ClassTotal, Report, Seconds
 from segpipe.workflows.stages import Progress, Run, Watcher, create_stores, fingerprint_of
 
 

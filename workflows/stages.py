@@ -11,22 +11,22 @@ import numpy as np
 from segpipe.models.card import NODATA
 from segpipe.models.engine import Engine
 from segpipe.pipeline import storage
-from segpipe.pipeline.aoi import Mask, Piece
-from segpipe.pipeline.cog import write_cog
 from segpipe.pipeline.errors import StorageError, VerificationError
 from segpipe.pipeline.execution import Runner
 from segpipe.pipeline.fingerprint import Fields
-from segpipe.pipeline.label_store import LabelStore, create
-from segpipe.pipeline.layer import CLASSES, Layer, class_layer
 from segpipe.pipeline.mapping import Job, is_stored
-from segpipe.pipeline.publish import publish_cog, publish_zarr
-from segpipe.pipeline.pyramid import write_pyramid
+from segpipe.pipeline.maps.cog import write_cog
+from segpipe.pipeline.maps.label_store import LabelStore, create
+from segpipe.pipeline.maps.layer import CLASSES, Layer, class_layer
+from segpipe.pipeline.maps.publish import publish_cog, publish_zarr
+from segpipe.pipeline.maps.pyramid import write_pyramid
 from segpipe.pipeline.receipt import ClassCount, Receipt
 from segpipe.pipeline.staging import Staging
+from segpipe.pipeline.vectors.aoi import Mask, Piece
 from segpipe.pipeline.window import Window
 from segpipe.workflows.plan import Preparation
-from segpipe.workflows.report import SeamCheck
 from segpipe.workflows.resident import Resident, around, count_differing, map_one
+from segpipe.workflows.results.report import SeamCheck
 
 ALGORITHM = 1
 """Raised whenever a change here or below can change a label."""

@@ -11,31 +11,31 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from segpipe.models.architectures.network import Architecture, Network
+from segpipe.models.architectures.registry import create, options_of, parse
 from segpipe.models.card import ModelCard
 from segpipe.models.engine import Engine, Precision, default_threads, find_device
 from segpipe.models.errors import ModelError
 from segpipe.models.footprint import Footprint, measure
-from segpipe.models.forest import LEAF, TREES, forest_scores
 from segpipe.models.heap import keep_freed_memory
-from segpipe.models.losses import class_weights
-from segpipe.models.metrics import Scores
-from segpipe.models.network import Architecture, Network
-from segpipe.models.normalisation import Normalisation
+from segpipe.models.learning.forest import LEAF, TREES, forest_scores
+from segpipe.models.learning.losses import class_weights
+from segpipe.models.learning.metrics import Scores
+from segpipe.models.learning.normalisation import Normalisation
+from segpipe.models.learning.sampler import Sampler
+from segpipe.models.learning.stages import start_from
+from segpipe.models.learning.survey import Survey, survey
+from segpipe.models.learning.training import Learner, Schedule, Step, fit
+from segpipe.models.learning.training_state import TrainingState
 from segpipe.models.package import PackageExistsError, SegmentationModel, load, save
-from segpipe.models.registry import create, options_of, parse
-from segpipe.models.sampler import Sampler
-from segpipe.models.stages import start_from
-from segpipe.models.survey import Survey, survey
-from segpipe.models.training import Learner, Schedule, Step, fit
-from segpipe.models.training_state import TrainingState
 from segpipe.pipeline import storage
 from segpipe.pipeline.errors import InputRefusedError
 from segpipe.pipeline.fingerprint import Fields
 from segpipe.pipeline.staging import Staging, discard, staged_beside, staging
 from segpipe.workflows.catalogue import Model, find
-from segpipe.workflows.holdout import Part, Partition, SideHoldout
-from segpipe.workflows.label_scheme import LabelScheme
-from segpipe.workflows.labelled import (
+from segpipe.workflows.labels.holdout import Part, Partition, SideHoldout
+from segpipe.workflows.labels.label_scheme import LabelScheme
+from segpipe.workflows.labels.labelled import (
     BurntLabels,
     LabelledScene,
     ScenePart,
@@ -43,7 +43,7 @@ from segpipe.workflows.labelled import (
     burnt,
     open_labelled,
 )
-from segpipe.workflows.scoring import score
+from segpipe.workflows.labels.scoring import score
 from segpipe.workflows.training_log import TrainingLog, require
 
 ARCHITECTURE = "fcn-compact"

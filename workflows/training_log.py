@@ -4,7 +4,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from segpipe.models.errors import ModelError
-from segpipe.models.training import Step
+from segpipe.models.learning.training import Step
 
 
 class TrainingLog:

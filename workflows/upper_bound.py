@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segpipe.models.coarsening import coarsened
-from segpipe.models.metrics import Scores, confusion_matrix
+from segpipe.models.learning.coarsening import coarsened
+from segpipe.models.learning.metrics import Scores, confusion_matrix
 from segpipe.pipeline.errors import InputRefusedError
 from segpipe.pipeline.grid import Grid
-from segpipe.pipeline.scene import Scene
+from segpipe.pipeline.scenes.scene import Scene
 from segpipe.pipeline.window import Window
 from segpipe.workflows.errors import OptionError
-from segpipe.workflows.plots import COLORS, PALE, figure
-from segpipe.workflows.reference import open_labels
+from segpipe.workflows.labels.reference import open_labels
+from segpipe.workflows.results.plots import COLORS, PALE, figure
 
 PAPER = {128: 0.509, 64: 0.733, 32: 0.861, 16: 0.928, 8: 0.964, 4: 0.985}
 """Mean IoU by factor on the labels of PASCAL VOC 2011 (Long, Shelhamer, Darrell 2015, A)."""

@@ -12,16 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.models.engine import Engine, default_threads
-from segpipe.models.examples import IGNORED
-from segpipe.models.metrics import boundary_iou
+from segpipe.models.learning.examples import IGNORED
+from segpipe.models.learning.metrics import boundary_iou
+from segpipe.models.learning.training import Schedule, Step
 from segpipe.models.package import SegmentationModel, load
 from segpipe.models.predictor import TorchPredictor
-from segpipe.models.training import Schedule, Step
-from segpipe.pipeline.scene import open_scene
-from segpipe.workflows.holdout import Part
-from segpipe.workflows.label_scheme import LabelScheme
-from segpipe.workflows.labelled import open_labelled
-from segpipe.workflows.plots import COLORS, figure
+from segpipe.pipeline.scenes.scene import open_scene
+from segpipe.workflows.labels.holdout import Part
+from segpipe.workflows.labels.label_scheme import LabelScheme
+from segpipe.workflows.labels.labelled import open_labelled
+from segpipe.workflows.results.plots import COLORS, figure
 from segpipe.workflows.run import run
 from segpipe.workflows.train import PARTITION, train
 

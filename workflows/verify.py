@@ -11,17 +11,17 @@ import numpy as np
 
 from segpipe.models.card import NODATA
 from segpipe.models.engine import Engine, Precision
-from segpipe.pipeline.aoi import Selection
 from segpipe.pipeline.errors import InputRefusedError, VerificationError
 from segpipe.pipeline.execution import Serial
 from segpipe.pipeline.plan import CHUNK
-from segpipe.pipeline.scene import Scene, open_scene
+from segpipe.pipeline.scenes.scene import Scene, open_scene
+from segpipe.pipeline.vectors.aoi import Selection
 from segpipe.pipeline.window import Window
 from segpipe.workflows.catalogue import Model, find
-from segpipe.workflows.edit import edits
-from segpipe.workflows.inputs import Bands, Reading, Scenes, named
 from segpipe.workflows.plan import Method, prepare
+from segpipe.workflows.reading.inputs import Bands, Reading, Scenes, named
 from segpipe.workflows.resident import Resident, decide_engine, recompute
+from segpipe.workflows.results.edit import edits
 
 _GPU_TOLERANCE = 1e-3
 """Share of labels that a GPU may round differently in windows of another shape."""

@@ -8,13 +8,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from segpipe.pipeline.location import Place, place_of
+from segpipe.pipeline.scenes.location import Place, place_of
 from segpipe.workflows.errors import OptionError
-from segpipe.workflows.view_layers import lay_beneath, open_map
-from segpipe.workflows.view_page import make_page
+from segpipe.workflows.viewer.view_layers import lay_beneath, open_map
+from segpipe.workflows.viewer.view_page import make_page
 
 if TYPE_CHECKING:
-    from segpipe.workflows.view_server import RunningServer
+    from segpipe.workflows.viewer.view_server import RunningServer
 
 _LAST_PORT = 65535
 
@@ -81,7 +81,7 @@ def view(
         OptionError: the port is taken or no port, or a package isn't installed.
     """
     try:
-        from segpipe.workflows.view_server import HOST, application, listen, start
+        from segpipe.workflows.viewer.view_server import HOST, application, listen, start
     except ImportError as error:
         raise OptionError(
             f"a viewer takes titiler.core and uvicorn, and {error.name} isn't installed: "

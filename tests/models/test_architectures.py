@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from segpipe.models.architectures.layers import Upsampling, bilinear_kernel
+from segpipe.models.architectures.network import Network
+from segpipe.models.architectures.registry import ARCHITECTURES, MOST_BANDS, build, create, names
 from segpipe.models.errors import ModelError
-from segpipe.models.layers import Upsampling, bilinear_kernel
-from segpipe.models.network import Network
-from segpipe.models.registry import ARCHITECTURES, MOST_BANDS, build, create, names
 
 STRIDES = {"fcn-compact": 8, "unet": 16, "fcn-resnet50": 8, "deeplabv3-resnet50": 8}
 

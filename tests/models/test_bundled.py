@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from segpipe.models.examples import IGNORED
-from segpipe.models.metrics import Scores, confusion_matrix
+from segpipe.models.learning.examples import IGNORED
+from segpipe.models.learning.metrics import Scores, confusion_matrix
 from segpipe.models.package import SegmentationModel
-from segpipe.pipeline.scene import open_scene
+from segpipe.pipeline.scenes.scene import open_scene
 from segpipe.workflows.catalogue import DEFAULT, find
-from segpipe.workflows.label_scheme import LabelScheme
+from segpipe.workflows.labels.label_scheme import LabelScheme
 from tests.toys import whole_image
 
 LARGEST = 5_000_000

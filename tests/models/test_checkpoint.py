@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from segpipe.models import checkpoint
-from segpipe.models.checkpoint import PREFIXES, read_state
 from segpipe.models.errors import ModelError
+from segpipe.models.formats import checkpoint
+from segpipe.models.formats.checkpoint import PREFIXES, read_state
 from tests.models.test_package import Malice, peak_rss
 
 STATE = {"a.weight": torch.arange(6.0).reshape(2, 3), "b.bias": torch.ones(4, dtype=torch.float16)}

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from segpipe.models.coarsening import coarsened
-from segpipe.models.layers import bilinear_kernel
+from segpipe.models.architectures.layers import bilinear_kernel
+from segpipe.models.learning.coarsening import coarsened
 
 CLASSES = 4
 UNKNOWN = 9

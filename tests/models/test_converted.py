@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from segpipe.models.architectures.registry import build, create, names
 from segpipe.models.converted import (
     NAME,
     ConvertedClassifier,
@@ -21,10 +22,9 @@ from segpipe.models.convolutionalize import convert
 from segpipe.models.errors import ModelError
 from segpipe.models.folding import fold
 from segpipe.models.footprint import measure, receptive_field
-from segpipe.models.layer_graph import trace
+from segpipe.models.footprints.proof import he_initialise, prove
+from segpipe.models.formats.layer_graph import trace
 from segpipe.models.package import SegmentationModel, load, save
-from segpipe.models.proof import he_initialise, prove
-from segpipe.models.registry import build, create, names
 from tests import toys
 
 SIDES = {"plain": 22, "even": 20, "odd stride": 17, "rounded up": 21, "padded": 16, "coarse": 4}

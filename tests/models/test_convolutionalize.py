@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segpipe.models.classifiers import CLASSIFIERS
+from segpipe.models.architectures.classifiers import CLASSIFIERS
 from segpipe.models.convolutionalize import Conversion, convert, converted, convolutionalize
 from segpipe.models.errors import ModelError
-from segpipe.models.layer_graph import trace
-from segpipe.models.proof import he_initialise
+from segpipe.models.footprints.proof import he_initialise
+from segpipe.models.formats.layer_graph import trace
 
 ROUNDING = 1e-10
 
@@ -262,7 +262,7 @@ def test_score_maps_have_the_size_that_the_papers_give(name: str, side: int, sco
 
 
 def convolutionalize_on_meta(classifier: nn.Module, side: int) -> nn.Module:
-    from segpipe.models.layer_graph import LayerGraph
+    from segpipe.models.formats.layer_graph import LayerGraph
 
     return LayerGraph(3, 1000, graph=convert(trace(classifier), side).graph.to_json()).eval()
 

@@ -6,17 +6,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from segpipe.models.deeplab import (
+from segpipe.models.architectures.deeplab import (
     DeepLabV3ResNet50,
     ImagePooling,
     WindowPooling,
     localised,
     sliding_mean,
 )
+from segpipe.models.architectures.registry import build, create
 from segpipe.models.errors import ModelError
 from segpipe.models.footprint import Footprint, measure
-from segpipe.models.proof import prove
-from segpipe.models.registry import build, create
+from segpipe.models.footprints.proof import prove
 
 
 def deeplab(classes: int = 2, **options: int) -> DeepLabV3ResNet50:

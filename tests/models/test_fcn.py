@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from segpipe.models import alexnet, googlenet, vgg
-from segpipe.models.alexnet import AlexNet
+from segpipe.models.architectures import alexnet, googlenet, vgg
+from segpipe.models.architectures.alexnet import AlexNet
+from segpipe.models.architectures.fcn import FCN, Coarsest, continue_from
+from segpipe.models.architectures.googlenet import GoogLeNet
+from segpipe.models.architectures.layers import Upsampling
+from segpipe.models.architectures.network import FeatureMap
+from segpipe.models.architectures.registry import build
+from segpipe.models.architectures.vgg import VGG16
 from segpipe.models.errors import ModelError
-from segpipe.models.fcn import FCN, Coarsest, continue_from
-from segpipe.models.googlenet import GoogLeNet
-from segpipe.models.graph_walk import follow
-from segpipe.models.layers import Upsampling
-from segpipe.models.network import FeatureMap
-from segpipe.models.registry import build
-from segpipe.models.vgg import VGG16
+from segpipe.models.footprints.graph_walk import follow
 
 ENCODERS = [
     pytest.param(VGG16, vgg.MAPS, id="vgg16"),

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segpipe.models.architectures.registry import build
 from segpipe.models.errors import ModelError
 from segpipe.models.footprint import Footprint, measure, receptive_field
-from segpipe.models.nan_frame import find_extents
-from segpipe.models.proof import find_stride, prove
-from segpipe.models.registry import build
+from segpipe.models.footprints.nan_frame import find_extents
+from segpipe.models.footprints.proof import find_stride, prove
 
 
 class Lambda(nn.Module):

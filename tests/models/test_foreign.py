@@ -17,13 +17,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from segpipe.models.engine import Engine
 from segpipe.models.errors import DeviceError, ModelError
-from segpipe.models.exported_program import ExportedNetwork
 from segpipe.models.footprint import Footprint, measure
-from segpipe.models.foreign import Foreign, foreign_kind, read_foreign
+from segpipe.models.formats.exported_program import ExportedNetwork
+from segpipe.models.formats.foreign import Foreign, foreign_kind, read_foreign
+from segpipe.models.formats.torchscript import ScriptNetwork
 from segpipe.models.package import ITEM, SegmentationModel, certify, load, save
 from segpipe.models.pointwise import CONVOLUTIONS, settle
 from segpipe.models.predictor import TorchPredictor, choose_engine
-from segpipe.models.torchscript import ScriptNetwork
 from tests.models.test_package import CARD, edit
 from tests.toys import alive, landscape
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segpipe.models.graph_walk import follow
-from segpipe.models.operators import UnknownOperationError
+from segpipe.models.footprints.graph_walk import follow
+from segpipe.models.footprints.operators import UnknownOperationError
 
 BANDS, HEIGHT, WIDTH = 4, 16, 24
 Function = Callable[[Tensor], Tensor]

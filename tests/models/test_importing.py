@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segpipe.models.architectures.registry import build
 from segpipe.models.errors import ModelError
-from segpipe.models.importing import import_state
-from segpipe.models.registry import build
+from segpipe.models.formats.importing import import_state
 from tests.toys import alive
 
 State = Mapping[str, Tensor]

@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segpipe.models.architectures.registry import build, names
 from segpipe.models.errors import ModelError
 from segpipe.models.folding import fold
 from segpipe.models.footprint import measure
-from segpipe.models.layer_graph import NAME, LayerGraph, layer_graph, trace
-from segpipe.models.layer_steps import LONGEST_TEXT, Graph
-from segpipe.models.layer_vocabulary import LAYERS, defaults
+from segpipe.models.footprints.proof import he_initialise
+from segpipe.models.formats.layer_graph import NAME, LayerGraph, layer_graph, trace
+from segpipe.models.formats.layer_steps import LONGEST_TEXT, Graph
+from segpipe.models.formats.layer_vocabulary import LAYERS, defaults
 from segpipe.models.package import SegmentationModel, load, save
-from segpipe.models.proof import he_initialise
-from segpipe.models.registry import build, names
 from tests import toys
 
 

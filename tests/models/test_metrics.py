@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from sklearn import metrics as oracle
 
-from segpipe.models.metrics import Scores, boundary_iou, boundary_matrix, confusion_matrix
+from segpipe.models.learning.metrics import Scores, boundary_iou, boundary_matrix, confusion_matrix
 
 CLASSES = 5
 Indices = NDArray[np.uint8]

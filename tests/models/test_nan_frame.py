@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from segpipe.models.nan_frame import find_extents
+from segpipe.models.footprints.nan_frame import find_extents
 
 
 class Thresholded(nn.Module):

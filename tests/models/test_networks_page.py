@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from segpipe.models.architectures.network import Network, Sizes, sizes
+from segpipe.models.architectures.registry import build, names, parse
 from segpipe.models.footprint import Footprint, measure
-from segpipe.models.network import Network, Sizes, sizes
-from segpipe.models.proof import prove
-from segpipe.models.registry import build, names, parse
+from segpipe.models.footprints.proof import prove
 from tests.conftest import ROOT
 
 PAGE = Path(ROOT) / "docs" / "networks.md"

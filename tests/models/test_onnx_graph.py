@@ -17,8 +17,8 @@ pytest.importorskip("onnxruntime")
 from onnx import TensorProto, helper
 
 from segpipe.models.errors import ModelError
-from segpipe.models.onnx_graph import read_graph
-from segpipe.models.onnx_network import OnnxNetwork
+from segpipe.models.formats.onnx_graph import read_graph
+from segpipe.models.formats.onnx_network import OnnxNetwork
 from tests.models.onnx_files import model, node, normal, written
 
 WEIGHTS = {"w": normal(3, 4, 3, 3)}

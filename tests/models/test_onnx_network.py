@@ -14,15 +14,15 @@ from torch import Tensor, nn
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
-from segpipe.models import onnx_session
 from segpipe.models.blend import Blended
 from segpipe.models.card import ClassInfo, ModelCard
 from segpipe.models.engine import Engine
 from segpipe.models.errors import DeviceError
 from segpipe.models.footprint import measure
-from segpipe.models.onnx_network import OnnxNetwork
+from segpipe.models.footprints.proof import prove
+from segpipe.models.formats import onnx_session
+from segpipe.models.formats.onnx_network import OnnxNetwork
 from segpipe.models.predictor import TorchPredictor, choose_engine
-from segpipe.models.proof import prove
 from tests import toys
 from tests.models.onnx_files import Array, by_onnxruntime, export, model, node, normal, written
 

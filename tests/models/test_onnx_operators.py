@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 pytest.importorskip("onnxruntime")
 
-from segpipe.models.onnx_network import OnnxNetwork
-from segpipe.models.onnx_operators import OPERATORS
+from segpipe.models.formats.onnx_network import OnnxNetwork
+from segpipe.models.formats.onnx_operators import OPERATORS
 from tests.models.onnx_files import Array, by_onnxruntime, model, node, normal, written
 
 INT = np.int64

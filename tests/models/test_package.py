@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from segpipe.models import package, weights
+from segpipe.models.architectures.registry import build
 from segpipe.models.card import ClassInfo, ModelCard
 from segpipe.models.errors import ModelError
 from segpipe.models.footprint import Footprint
@@ -29,7 +30,6 @@ from segpipe.models.package import (
     load,
     save,
 )
-from segpipe.models.registry import build
 
 CARD = ModelCard(
     name="land-cover",

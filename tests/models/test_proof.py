@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segpipe.models.architectures.registry import build
 from segpipe.models.footprint import Footprint, measure
+from segpipe.models.footprints.proof import TOLERANCE, find_stride, he_initialise, prove
 from segpipe.models.liveness import activation_bytes
-from segpipe.models.proof import TOLERANCE, find_stride, he_initialise, prove
-from segpipe.models.registry import build
 
 
 class Halved(nn.Module):

@@ -2,9 +2,9 @@
 
 import pytest
 
+from segpipe.models.architectures.network import Architecture, Option
+from segpipe.models.architectures.registry import completed, options_of, parse
 from segpipe.models.errors import ModelError
-from segpipe.models.network import Architecture, Option
-from segpipe.models.registry import completed, options_of, parse
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segpipe.models.augmentation import Augmentation
-from segpipe.models.examples import IGNORED, STEP, Block, ExamplesRefusedError, windows
-from segpipe.models.normalisation import Moments, Normalisation
-from segpipe.models.sampler import Sampler
-from segpipe.models.survey import CELL, survey
+from segpipe.models.learning.augmentation import Augmentation
+from segpipe.models.learning.examples import IGNORED, STEP, Block, ExamplesRefusedError, windows
+from segpipe.models.learning.normalisation import Moments, Normalisation
+from segpipe.models.learning.sampler import Sampler
+from segpipe.models.learning.survey import CELL, survey
 
 PLAIN = Normalisation((0.0,), (1.0,))
 

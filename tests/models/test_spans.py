@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segpipe.models.spans import SHIFT, Span, Taps, mix
+from segpipe.models.footprints.spans import SHIFT, Span, Taps, mix
 
 SHAPES = st.sampled_from(
     [

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
+from segpipe.models.architectures.network import Architecture, Network
+from segpipe.models.architectures.registry import build
 from segpipe.models.card import ClassInfo, ModelCard
 from segpipe.models.errors import ModelError
-from segpipe.models.network import Architecture, Network
+from segpipe.models.learning.stages import start_from
 from segpipe.models.package import SegmentationModel
-from segpipe.models.registry import build
-from segpipe.models.stages import start_from
 
 
 def model(network: Network) -> SegmentationModel:

@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+from segpipe.models.architectures.network import Network
+from segpipe.models.architectures.registry import build
 from segpipe.models.engine import Engine, Precision
-from segpipe.models.examples import IGNORED, Block, ExamplesRefusedError
-from segpipe.models.losses import LossName, class_weights, make_loss
-from segpipe.models.network import Network
-from segpipe.models.normalisation import Normalisation
-from segpipe.models.registry import build
-from segpipe.models.sampler import Sampler
-from segpipe.models.survey import survey
-from segpipe.models.training import DivergedError, Learner, Schedule, Step, fit
-from segpipe.models.training_state import CheckpointError, TrainingState
+from segpipe.models.learning.examples import IGNORED, Block, ExamplesRefusedError
+from segpipe.models.learning.losses import LossName, class_weights, make_loss
+from segpipe.models.learning.normalisation import Normalisation
+from segpipe.models.learning.sampler import Sampler
+from segpipe.models.learning.survey import survey
+from segpipe.models.learning.training import DivergedError, Learner, Schedule, Step, fit
+from segpipe.models.learning.training_state import CheckpointError, TrainingState
 
 SCHEDULE = Schedule(steps=25, crop=16, seed=3, batch=8, learning_rate=2e-2)
 SHORT = replace(SCHEDULE, steps=6, check=2)

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from pyproj import CRS
 
 from segpipe.pipeline.grid import Affine, Grid
-from segpipe.pipeline.label_store import LabelStore, ZarrFormat, create
-from segpipe.pipeline.layer import class_layer
-from segpipe.pipeline.legend import Legend, LegendEntry
+from segpipe.pipeline.maps.label_store import LabelStore, ZarrFormat, create
+from segpipe.pipeline.maps.layer import class_layer
+from segpipe.pipeline.maps.legend import Legend, LegendEntry
 from segpipe.pipeline.window import Window
 
 Labels = NDArray[np.uint8]

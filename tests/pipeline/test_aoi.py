@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from segpipe.pipeline import polygons
-from segpipe.pipeline.aoi import Piece, Selection, open_aoi
 from segpipe.pipeline.errors import InputRefusedError
 from segpipe.pipeline.plan import Margin, Plan, Tile
+from segpipe.pipeline.vectors import polygons
+from segpipe.pipeline.vectors.aoi import Piece, Selection, open_aoi
 from segpipe.pipeline.window import Window
 from tests import toys
 

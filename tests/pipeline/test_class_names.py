@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from segpipe.pipeline import label_store, pam
-from segpipe.pipeline.class_names import class_names
-from segpipe.pipeline.label_store import ZarrFormat
-from segpipe.pipeline.layer import class_layer
-from segpipe.pipeline.legend import Legend, LegendEntry
+from segpipe.pipeline.maps import label_store, pam
+from segpipe.pipeline.maps.class_names import class_names
+from segpipe.pipeline.maps.label_store import ZarrFormat
+from segpipe.pipeline.maps.layer import class_layer
+from segpipe.pipeline.maps.legend import Legend, LegendEntry
 from tests import toys
 
 LEGEND = Legend(

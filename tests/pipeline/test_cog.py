@@ -13,12 +13,12 @@ import rasterio
 from rasterio.enums import ColorInterp
 from rio_cogeo.cogeo import cog_validate
 
-from segpipe.pipeline import cog
-from segpipe.pipeline.cog import write_cog
 from segpipe.pipeline.errors import StorageError, VerificationError
 from segpipe.pipeline.grid import Grid
-from segpipe.pipeline.label_store import LabelStore, ZarrFormat
-from segpipe.pipeline.publish import publish_cog
+from segpipe.pipeline.maps import cog
+from segpipe.pipeline.maps.cog import write_cog
+from segpipe.pipeline.maps.label_store import LabelStore, ZarrFormat
+from segpipe.pipeline.maps.publish import publish_cog
 from segpipe.pipeline.window import Window
 from tests.pipeline.maps import (
     CLASSES,

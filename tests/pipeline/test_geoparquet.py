@@ -9,9 +9,9 @@ import pytest
 import shapely
 from pyproj import CRS
 
-from segpipe.pipeline import geoparquet
-from segpipe.pipeline.features import Features
-from segpipe.pipeline.geoparquet import write_geoparquet
+from segpipe.pipeline.vectors import geoparquet
+from segpipe.pipeline.vectors.features import Features
+from segpipe.pipeline.vectors.geoparquet import write_geoparquet
 
 parquet = pytest.importorskip("pyarrow.parquet")
 geopandas = pytest.importorskip("geopandas")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from segpipe.pipeline import storage
 from segpipe.pipeline.errors import StorageError
-from segpipe.pipeline.label_store import LabelStore, ZarrFormat, create, shard_side
+from segpipe.pipeline.maps.label_store import LabelStore, ZarrFormat, create, shard_side
 from segpipe.pipeline.plan import CHUNK
 from segpipe.pipeline.window import Window
 from tests.pipeline.maps import (

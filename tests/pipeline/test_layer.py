@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from rasterio.enums import ColorInterp, MaskFlags
 from rio_cogeo.cogeo import cog_validate
 
-from segpipe.pipeline.cog import write_cog
 from segpipe.pipeline.errors import VerificationError
-from segpipe.pipeline.label_store import LabelStore, ZarrFormat, create
-from segpipe.pipeline.layer import Layer, confidence_layer, probability_layer
-from segpipe.pipeline.publish import publish_cog, publish_zarr
+from segpipe.pipeline.maps.cog import write_cog
+from segpipe.pipeline.maps.label_store import LabelStore, ZarrFormat, create
+from segpipe.pipeline.maps.layer import Layer, confidence_layer, probability_layer
+from segpipe.pipeline.maps.publish import publish_cog, publish_zarr
 from segpipe.pipeline.window import Window
 from tests.pipeline.maps import GRIDS, grid, read_by, tiles
 

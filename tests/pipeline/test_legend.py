@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segpipe.pipeline.legend import Legend, LegendEntry
-from segpipe.pipeline.pam import geotiff_pam, zarr_pam
-from segpipe.pipeline.qml import qgis_style
+from segpipe.pipeline.maps.legend import Legend, LegendEntry
+from segpipe.pipeline.maps.pam import geotiff_pam, zarr_pam
+from segpipe.pipeline.maps.qml import qgis_style
 from tests.pipeline.maps import LEGEND
 
 names = st.text(min_size=1, max_size=12).filter(lambda name: name.strip() and name.isprintable())

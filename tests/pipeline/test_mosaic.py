@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from rasterio.merge import merge
 
 from segpipe.pipeline.errors import InputRefusedError
-from segpipe.pipeline.mosaic import Rule, mosaic
-from segpipe.pipeline.scene import Scene, open_scene
+from segpipe.pipeline.scenes.mosaic import Rule, mosaic
+from segpipe.pipeline.scenes.scene import Scene, open_scene
 from segpipe.pipeline.window import Window
 from tests.pipeline.test_scene import windows
 from tests.toys import landscape, write_scene

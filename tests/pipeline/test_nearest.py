@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from pyproj import CRS
 from rasterio import Affine
 
-from segpipe.pipeline import nearest
 from segpipe.pipeline.errors import InputRefusedError
 from segpipe.pipeline.grid import Grid
-from segpipe.pipeline.nearest import Nearest
-from segpipe.pipeline.scene import open_scene
+from segpipe.pipeline.scenes import nearest
+from segpipe.pipeline.scenes.nearest import Nearest
+from segpipe.pipeline.scenes.scene import open_scene
 from segpipe.pipeline.window import Window
 from tests import toys
 

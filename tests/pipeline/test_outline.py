@@ -12,7 +12,7 @@ from pyproj import CRS, Geod, Transformer
 from shapely.geometry import shape
 
 from segpipe.pipeline.grid import Grid
-from segpipe.pipeline.outline import Outline, outline
+from segpipe.pipeline.vectors.outline import Outline, outline
 
 NORTH, SOUTH = "EPSG:3413", "EPSG:3031"
 EDGE, POLAR_EDGE = 1e-4, 1e-2

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from segpipe.pipeline import picture, thinned
-from segpipe.pipeline.legend import Legend, LegendEntry
-from segpipe.pipeline.scene import Scene, open_scene
+from segpipe.pipeline.maps import picture, thinned
+from segpipe.pipeline.maps.legend import Legend, LegendEntry
+from segpipe.pipeline.scenes.scene import Scene, open_scene
 from tests import toys
 
 LEGEND = Legend("toy", (LegendEntry(1, "water", "#4060c8"), LegendEntry(7, "town", "#c04040")))

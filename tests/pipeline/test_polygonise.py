@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from segpipe.pipeline.area import row_areas
 from segpipe.pipeline.errors import InputRefusedError
 from segpipe.pipeline.grid import Affine, Grid
-from segpipe.pipeline.polygonise import polygonise
-from segpipe.pipeline.scene import Scene
+from segpipe.pipeline.scenes.scene import Scene
+from segpipe.pipeline.vectors.polygonise import polygonise
 from segpipe.pipeline.window import Window
 from tests.pipeline.maps import GRIDS, LEGEND, grid, random_labels
 

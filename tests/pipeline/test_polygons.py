@@ -22,11 +22,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from segpipe.pipeline import polygons as polygons_module
 from segpipe.pipeline.errors import InputRefusedError
 from segpipe.pipeline.grid import Grid
-from segpipe.pipeline.polygons import Polygons, burn, check_overlap, open_polygons
-from segpipe.pipeline.scene import open_scene
+from segpipe.pipeline.scenes.scene import open_scene
+from segpipe.pipeline.vectors import polygons as polygons_module
+from segpipe.pipeline.vectors.polygons import Polygons, burn, check_overlap, open_polygons
 from segpipe.pipeline.window import Window
 
 CRS = "EPSG:32119"

@@ -7,13 +7,13 @@ import pytest
 from rasterio.transform import Affine
 
 from segpipe.pipeline.errors import InputRefusedError
-from segpipe.pipeline.product import (
+from segpipe.pipeline.scenes.product import (
     is_product,
     product_bands,
     sentinel_scaling,
     usual_scaling,
 )
-from segpipe.pipeline.scene import open_scene
+from segpipe.pipeline.scenes.scene import open_scene
 from tests import toys
 
 LANDSAT_8 = "LC08_L2SP_224077_20201101_20201107_02_T1"

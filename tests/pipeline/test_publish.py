@@ -9,9 +9,9 @@ import pytest
 
 from segpipe.pipeline import storage
 from segpipe.pipeline.errors import FingerprintMismatchError, StorageError
-from segpipe.pipeline.pam import geotiff_pam
-from segpipe.pipeline.publish import publish_cog, publish_zarr
-from segpipe.pipeline.qml import qgis_style
+from segpipe.pipeline.maps.pam import geotiff_pam
+from segpipe.pipeline.maps.publish import publish_cog, publish_zarr
+from segpipe.pipeline.maps.qml import qgis_style
 from tests.pipeline.maps import LAYER, LEGEND, counts, grid, random_labels, stored
 
 LABELS = random_labels((300, 300))

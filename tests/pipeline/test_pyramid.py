@@ -18,16 +18,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from segpipe.pipeline import pyramid, storage
+from segpipe.pipeline import storage
 from segpipe.pipeline.budget import disk_bytes
-from segpipe.pipeline.cog import write_cog
 from segpipe.pipeline.errors import StorageError
 from segpipe.pipeline.grid import Grid
-from segpipe.pipeline.label_store import LabelStore, ZarrFormat, create
-from segpipe.pipeline.layer import Layer, class_layer, confidence_layer, probability_layer
+from segpipe.pipeline.maps import pyramid
+from segpipe.pipeline.maps.cog import write_cog
+from segpipe.pipeline.maps.label_store import LabelStore, ZarrFormat, create
+from segpipe.pipeline.maps.layer import Layer, class_layer, confidence_layer, probability_layer
+from segpipe.pipeline.maps.pyramid import OVERVIEWS, coarser, halved, write_pyramid
 from segpipe.pipeline.plan import Margin, Plan
-from segpipe.pipeline.pyramid import OVERVIEWS, coarser, halved, write_pyramid
-from segpipe.pipeline.scene import open_scene
+from segpipe.pipeline.scenes.scene import open_scene
 from segpipe.pipeline.window import Window
 from tests.pipeline.maps import GRIDS, LEGEND, Labels, counts, grid, random_labels, stored, tiles
 
@@ -223,7 +224,7 @@ def test_memory_does_not_grow_with_the_map(
         tmp_path / "map.zarr", where, random_labels(where.shape), zarr_format=zarr_format
     )
     monkeypatch.setattr(LabelStore, "read", watched)
-    monkeypatch.setattr("segpipe.pipeline.cog._STRIPE", 512)
+    monkeypatch.setattr("segpipe.pipeline.maps.cog._STRIPE", 512)
     write_pyramid(store, where, MAP, tmp_path / "scratch", cache_bytes=CACHE)
     assert read
     assert max(read) <= 512 * 512

@@ -18,9 +18,9 @@ from rasterio.env import get_gdal_config
 from rasterio.rpc import RPC
 
 from segpipe.pipeline.errors import CorruptInputError, InputRefusedError
-from segpipe.pipeline.raster import CACHE_BYTES, OPTIONS, sniff
-from segpipe.pipeline.scene import open_scene
-from segpipe.pipeline.source import BLOCK_BYTES, check_block
+from segpipe.pipeline.scenes.raster import CACHE_BYTES, OPTIONS, sniff
+from segpipe.pipeline.scenes.scene import open_scene
+from segpipe.pipeline.scenes.source import BLOCK_BYTES, check_block
 from segpipe.pipeline.window import Window
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -234,7 +234,7 @@ FUZZ = textwrap.dedent(
     from pathlib import Path
     import numpy as np
     from segpipe.pipeline.errors import PipelineError
-    from segpipe.pipeline.scene import open_scene
+    from segpipe.pipeline.scenes.scene import open_scene
     from segpipe.pipeline.window import Window
 
     limit = 3 << 30

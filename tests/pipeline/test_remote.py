@@ -17,11 +17,11 @@ import pytest
 import rasterio
 import zarr
 
-from segpipe.pipeline import object_store
 from segpipe.pipeline.errors import CorruptInputError, InputRefusedError, UnreachableError
-from segpipe.pipeline.location import Address, is_remote, place_of, shown
-from segpipe.pipeline.remote import PAGE
-from segpipe.pipeline.scene import Scene, open_scene
+from segpipe.pipeline.scenes import object_store
+from segpipe.pipeline.scenes.location import Address, is_remote, place_of, shown
+from segpipe.pipeline.scenes.remote import PAGE
+from segpipe.pipeline.scenes.scene import Scene, open_scene
 from segpipe.pipeline.window import Window
 from tests.servers import Fault, Files, bucket, serving
 
@@ -465,7 +465,7 @@ def test_side_cars_of_an_address_aren_t_asked_for(folder: Path, tmp_path: Path) 
 def test_a_process_that_read_from_afar_ends_in_silence(served: Files) -> None:
     code = (
         "import sys, threading\n"
-        "from segpipe.pipeline.scene import open_scene\n"
+        "from segpipe.pipeline.scenes.scene import open_scene\n"
         "scene = open_scene(sys.argv[1])\n"
         "read, wait = threading.Event(), threading.Event()\n"
         "def work():\n"

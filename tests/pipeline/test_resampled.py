@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from rasterio.enums import Resampling as GdalResampling
 from rasterio.vrt import WarpedVRT
 
-from segpipe.pipeline import resampled
 from segpipe.pipeline.errors import InputRefusedError
 from segpipe.pipeline.grid import Affine, Grid
-from segpipe.pipeline.raster import open_raster
-from segpipe.pipeline.resampled import Resampling, on_grid, rescaled
-from segpipe.pipeline.source import Band, Contents
+from segpipe.pipeline.scenes import resampled
+from segpipe.pipeline.scenes.raster import open_raster
+from segpipe.pipeline.scenes.resampled import Resampling, on_grid, rescaled
+from segpipe.pipeline.scenes.source import Band, Contents
 from segpipe.pipeline.window import Window
 from tests.pipeline.test_scene import windows
 from tests.toys import write_scene

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from rasterio.windows import Window as RasterioWindow
 
 from segpipe.pipeline.errors import CorruptInputError, InputRefusedError
-from segpipe.pipeline.scene import Scene, open_scene
+from segpipe.pipeline.scenes.scene import Scene, open_scene
 from segpipe.pipeline.window import Window
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from segpipe.pipeline import sieve
-from segpipe.pipeline.sieve import sieved
+from segpipe.pipeline.maps import sieve
+from segpipe.pipeline.maps.sieve import sieved
 from segpipe.pipeline.window import Window
 from tests.pipeline.test_polygonise import NODATA, rasters, scene
 

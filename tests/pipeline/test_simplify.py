@@ -11,9 +11,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from segpipe.pipeline.polygonise import Outlines, polygonise
-from segpipe.pipeline.scene import Scene
-from segpipe.pipeline.simplify import simplified
+from segpipe.pipeline.scenes.scene import Scene
+from segpipe.pipeline.vectors.polygonise import Outlines, polygonise
+from segpipe.pipeline.vectors.simplify import simplified
 from tests.pipeline.maps import GRIDS, grid, random_labels
 from tests.pipeline.test_polygonise import (
     CHAINED,

@@ -17,10 +17,10 @@ from pystac.extensions.raster import RasterExtension
 from pystac.validation import JsonSchemaSTACValidator
 
 from segpipe.pipeline.errors import InputRefusedError
-from segpipe.pipeline.location import Address
-from segpipe.pipeline.scene import open_scene
-from segpipe.pipeline.stac_item import beside, is_item, item_bands
-from segpipe.pipeline.stack import BandFile
+from segpipe.pipeline.scenes.location import Address
+from segpipe.pipeline.scenes.scene import open_scene
+from segpipe.pipeline.scenes.stac_item import beside, is_item, item_bands
+from segpipe.pipeline.scenes.stack import BandFile
 from tests import toys
 
 Item = dict[str, Any]

@@ -14,11 +14,11 @@ from rasterio.warp import Resampling, reproject
 
 from segpipe.pipeline.errors import InputRefusedError
 from segpipe.pipeline.grid import Grid
-from segpipe.pipeline.raster import open_raster
-from segpipe.pipeline.scene import open_scene
-from segpipe.pipeline.stack import BandFile, on_grid, open_stack
+from segpipe.pipeline.scenes.raster import open_raster
+from segpipe.pipeline.scenes.scene import open_scene
+from segpipe.pipeline.scenes.stack import BandFile, on_grid, open_stack
+from segpipe.pipeline.scenes.zarr_variables import Choice
 from segpipe.pipeline.window import Window
-from segpipe.pipeline.zarr_variables import Choice
 from tests import toys
 
 NAMES = ("red", "green", "blue")

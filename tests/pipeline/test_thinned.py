@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from segpipe.pipeline.thinned import thinned
+from segpipe.pipeline.maps.thinned import thinned
 from segpipe.pipeline.window import Window
 from tests import toys
 from tests.pipeline.test_picture import stored

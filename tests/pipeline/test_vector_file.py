@@ -17,9 +17,9 @@ from pyproj import CRS
 
 from segpipe.pipeline import storage
 from segpipe.pipeline.errors import FingerprintMismatchError, StorageError
-from segpipe.pipeline.features import Features
-from segpipe.pipeline.qml import polygon_style
-from segpipe.pipeline.vector_file import check_destination, write_features
+from segpipe.pipeline.maps.qml import polygon_style
+from segpipe.pipeline.vectors.features import Features
+from segpipe.pipeline.vectors.vector_file import check_destination, write_features
 from tests.pipeline.maps import LEGEND
 
 WKT = CRS.from_epsg(32119).to_wkt()

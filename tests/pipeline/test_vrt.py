@@ -15,10 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rasterio.windows import Window as RasterioWindow
 
-from segpipe.pipeline import vrt
 from segpipe.pipeline.errors import CorruptInputError, InputRefusedError
-from segpipe.pipeline.raster import OPTIONS
-from segpipe.pipeline.scene import open_scene
+from segpipe.pipeline.scenes import vrt
+from segpipe.pipeline.scenes.raster import OPTIONS
+from segpipe.pipeline.scenes.scene import open_scene
 from segpipe.pipeline.window import Window
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")

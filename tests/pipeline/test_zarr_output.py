@@ -11,10 +11,10 @@ import rioxarray  # noqa: F401
 import xarray
 import zarr
 
-from segpipe.pipeline.georeference import geozarr_attributes
 from segpipe.pipeline.grid import Grid
-from segpipe.pipeline.label_store import ZarrFormat
-from segpipe.pipeline.qml import qgis_style
+from segpipe.pipeline.maps.georeference import geozarr_attributes
+from segpipe.pipeline.maps.label_store import ZarrFormat
+from segpipe.pipeline.maps.qml import qgis_style
 from tests.pipeline.maps import (
     CLASSES,
     GRIDS,

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from segpipe.pipeline.errors import CorruptInputError, InputRefusedError, PipelineError
-from segpipe.pipeline.scene import open_scene
+from segpipe.pipeline.scenes.scene import open_scene
 from segpipe.pipeline.window import Window
 
 # Strings in format 3 have no specification yet, and zarr says so.

@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from segpipe.pipeline.errors import InputRefusedError
-from segpipe.pipeline.scene import Scene, open_scene
+from segpipe.pipeline.scenes.scene import Scene, open_scene
+from segpipe.pipeline.scenes.zarr_variables import ANY, Choice
 from segpipe.pipeline.window import Window
-from segpipe.pipeline.zarr_variables import ANY, Choice
 
 BOTH = pytest.mark.parametrize("version", [2, 3])
 HEIGHT, WIDTH, STEPS = 40, 50, 4

@@ -18,8 +18,8 @@ import rasterio
 import torch
 from numpy.typing import NDArray
 
+from segpipe.models.architectures.registry import build
 from segpipe.models.package import ClassInfo, ModelCard, SegmentationModel, save
-from segpipe.models.registry import build
 from segpipe.workflows import cli
 from tests.conftest import ROOT
 

@@ -8,8 +8,8 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segpipe.workflows.again import PLACEHOLDER, command
 from segpipe.workflows.cli import cli
+from segpipe.workflows.results.again import PLACEHOLDER, command
 from segpipe.workflows.run import run
 from tests import toys
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from segpipe.pipeline.errors import FingerprintMismatchError, InputRefusedError
 from segpipe.pipeline.plan import Margin, Plan
-from segpipe.pipeline.scene import Scene, open_scene
+from segpipe.pipeline.scenes.scene import Scene, open_scene
 from segpipe.pipeline.window import Window
 from segpipe.workflows.plan import plan
 from segpipe.workflows.run import run

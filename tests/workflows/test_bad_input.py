@@ -23,7 +23,7 @@ from rasterio.control import GroundControlPoint
 from segpipe.models.package import load
 from segpipe.pipeline import execution, storage
 from segpipe.pipeline.mapping import peak_rss
-from segpipe.pipeline.scene import open_scene
+from segpipe.pipeline.scenes.scene import open_scene
 from tests.workflows.conftest import (
     CLASSES,
     COMMAND,

@@ -19,10 +19,10 @@ from rasterio.windows import Window
 from segpipe.models.card import Units
 from segpipe.models.engine import Engine
 from segpipe.models.package import SegmentationModel, save
-from segpipe.workflows.inputs import Reading
 from segpipe.workflows.plan import prepare, target
+from segpipe.workflows.reading.inputs import Reading
+from segpipe.workflows.reading.scenes import batch
 from segpipe.workflows.run import run
-from segpipe.workflows.scenes import batch
 from segpipe.workflows.stages import fingerprint_of
 from segpipe.workflows.verify import verify
 from tests import toys

@@ -10,7 +10,7 @@ import rasterio
 import torch
 from rasterio.windows import Window as Block
 
-from segpipe.models.classifiers import CLASSIFIERS, Classifier
+from segpipe.models.architectures.classifiers import CLASSIFIERS, Classifier
 from segpipe.models.errors import ModelError
 from segpipe.models.package import load
 from segpipe.workflows import convert as module
@@ -102,8 +102,8 @@ def test_both_methods_make_the_same_map(
 
 def test_a_begun_run_does_not_go_on_with_the_other_method(code: str, tmp_path: Path) -> None:
     from segpipe.models.engine import Engine
-    from segpipe.workflows.inputs import Reading
     from segpipe.workflows.plan import prepare
+    from segpipe.workflows.reading.inputs import Reading
     from segpipe.workflows.stages import fingerprint_of
 
     scene = toys.write_scene(tmp_path / "scene.tif", toys.landscape(60, 70))

@@ -13,11 +13,11 @@ import rasterio.features
 import shapely
 from numpy.typing import NDArray
 
-from segpipe.pipeline.map_facts import read_facts
-from segpipe.pipeline.sieve import sieved
+from segpipe.pipeline.maps.map_facts import read_facts
+from segpipe.pipeline.maps.sieve import sieved
 from segpipe.pipeline.window import Window
 from segpipe.workflows.export import export_map
-from segpipe.workflows.reference import open_labels
+from segpipe.workflows.labels.reference import open_labels
 from tests.conftest import ROOT
 from tests.workflows.conftest import Command, Refusal, write_scene
 

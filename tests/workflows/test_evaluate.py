@@ -19,17 +19,17 @@ from PIL import Image
 from sklearn import metrics as oracle
 
 from segpipe.models.card import ClassInfo
-from segpipe.models.metrics import boundary_iou
-from segpipe.pipeline import label_store, pam
+from segpipe.models.learning.metrics import boundary_iou
 from segpipe.pipeline.errors import InputRefusedError
 from segpipe.pipeline.grid import Grid
-from segpipe.pipeline.label_store import ZarrFormat
-from segpipe.pipeline.layer import class_layer
-from segpipe.pipeline.legend import Legend, LegendEntry
+from segpipe.pipeline.maps import label_store, pam
+from segpipe.pipeline.maps.label_store import ZarrFormat
+from segpipe.pipeline.maps.layer import class_layer
+from segpipe.pipeline.maps.legend import Legend, LegendEntry
 from segpipe.workflows import evaluate as module
 from segpipe.workflows.errors import OptionError
 from segpipe.workflows.evaluate import evaluate
-from segpipe.workflows.label_scheme import LabelClass, LabelScheme
+from segpipe.workflows.labels.label_scheme import LabelClass, LabelScheme
 from tests import toys
 from tests.workflows.conftest import Command
 

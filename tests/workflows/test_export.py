@@ -11,10 +11,10 @@ import pytest
 import xarray
 
 from segpipe.pipeline import storage
-from segpipe.workflows import progress
 from segpipe.workflows.export import export_map
 from segpipe.workflows.polygons import write_polygons
 from segpipe.workflows.run import run
+from segpipe.workflows.terminal import progress
 from tests import toys
 from tests.workflows.conftest import Command, Refusal, write_scene
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from segpipe.pipeline.window import Window
 from segpipe.workflows.errors import OptionError
-from segpipe.workflows.holdout import (
+from segpipe.workflows.labels.holdout import (
     SIDES,
     BlockHoldout,
     Holdout,

@@ -12,8 +12,8 @@ import safetensors.torch
 import torch
 from numpy.typing import NDArray
 
+from segpipe.models.architectures.registry import build
 from segpipe.models.package import load
-from segpipe.models.registry import build
 from segpipe.workflows.import_model import import_model
 from tests.models.test_foreign import exported, script, traced
 from tests.models.test_package import Malice

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from segpipe.models.graph_walk import follow
-from segpipe.models.network import Sizes, sizes
-from segpipe.models.registry import build
+from segpipe.models.architectures.network import Sizes, sizes
+from segpipe.models.architectures.registry import build
+from segpipe.models.footprints.graph_walk import follow
 from tests.workflows.conftest import Command
 
 

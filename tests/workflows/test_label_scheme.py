@@ -11,9 +11,9 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from segpipe.models.card import ClassInfo
-from segpipe.models.examples import IGNORED
+from segpipe.models.learning.examples import IGNORED
 from segpipe.pipeline.errors import InputRefusedError
-from segpipe.workflows.label_scheme import LabelClass, LabelScheme
+from segpipe.workflows.labels.label_scheme import LabelClass, LabelScheme
 
 SCHEME = LabelScheme(
     (

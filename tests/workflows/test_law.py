@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from segpipe.models.architectures.registry import names, parse
 from segpipe.models.engine import Engine, default_threads
 from segpipe.models.package import SegmentationModel
 from segpipe.models.predictor import TorchPredictor
-from segpipe.models.registry import names, parse
 from segpipe.pipeline.mapping import label
 from segpipe.pipeline.plan import Margin, Plan
 from segpipe.workflows.run import run

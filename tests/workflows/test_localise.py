@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from segpipe.models.architectures.registry import build
 from segpipe.models.card import ClassInfo, ModelCard
 from segpipe.models.package import SegmentationModel, load, save
-from segpipe.models.registry import build
 from tests.workflows.conftest import Command
 
 CARD = ModelCard(

@@ -11,10 +11,10 @@ from rasterio.merge import merge
 
 from segpipe.models.certainty import CONFIDENCE, certainty
 from segpipe.pipeline.errors import FingerprintMismatchError
-from segpipe.pipeline.mosaic import Rule
-from segpipe.workflows.again import command
+from segpipe.pipeline.scenes.mosaic import Rule
 from segpipe.workflows.errors import OptionError
 from segpipe.workflows.plan import plan
+from segpipe.workflows.results.again import command
 from segpipe.workflows.run import run
 from segpipe.workflows.stages import Progress
 from segpipe.workflows.verify import verify

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from xarray import DataArray
 
 from segpipe.workflows.errors import OptionError
-from segpipe.workflows.report import Report
+from segpipe.workflows.results.report import Report
 from segpipe.workflows.run import run
 from tests import toys
 from tests.conftest import ROOT

@@ -13,8 +13,8 @@ from segpipe.models.package import ClassInfo, SegmentationModel
 from segpipe.pipeline import storage
 from segpipe.pipeline.errors import FingerprintMismatchError, StorageError
 from segpipe.workflows.errors import OptionError
-from segpipe.workflows.page_sections import shown_bands
-from segpipe.workflows.report import Report
+from segpipe.workflows.pages.page_sections import shown_bands
+from segpipe.workflows.results.report import Report
 from segpipe.workflows.run import run
 from tests import toys
 from tests.workflows.conftest import Command

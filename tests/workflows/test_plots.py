@@ -10,7 +10,7 @@ from PIL import Image
 
 from segpipe.pipeline.errors import StorageError
 from segpipe.workflows.errors import OptionError
-from segpipe.workflows.plots import figure
+from segpipe.workflows.results.plots import figure
 
 
 def draw(path: Path, height: float = 1.0) -> Path:
@@ -37,7 +37,7 @@ def test_a_picture_has_the_size_that_was_asked_for(tmp_path: Path) -> None:
 def test_global_settings_stay_as_they_are(tmp_path: Path) -> None:
     before = dict(mpl.rcParams)
     script = (
-        "import sys; from segpipe.workflows.plots import figure\n"
+        "import sys; from segpipe.workflows.results.plots import figure\n"
         "with figure(sys.argv[1]) as axes: axes.plot([1, 2])\n"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )

@@ -209,7 +209,7 @@ def test_a_run_that_stopped_at_its_polygons_goes_on_there(
             whole(*arguments, **words)
         raise StorageError("no space")
 
-    monkeypatch.setattr("segpipe.workflows.products.write_polygons", stopped)
+    monkeypatch.setattr("segpipe.workflows.results.products.write_polygons", stopped)
     with pytest.raises(StorageError):
         run(scene, **options(tmp_path))
     made = (tmp_path / "map.tif").stat().st_mtime_ns
@@ -230,7 +230,7 @@ def test_a_resumed_run_replaces_no_file_that_it_did_not_write(
     def stopped(*_: Any, **__: Any) -> None:
         raise StorageError("no space")
 
-    monkeypatch.setattr("segpipe.workflows.products.write_polygons", stopped)
+    monkeypatch.setattr("segpipe.workflows.results.products.write_polygons", stopped)
     with pytest.raises(StorageError):
         run(scene, **options(tmp_path))
     monkeypatch.undo()

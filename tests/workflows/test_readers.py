@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rio_cogeo.cogeo import cog_validate
 
-from segpipe.pipeline.label_store import ZarrFormat
+from segpipe.pipeline.maps.label_store import ZarrFormat
 from segpipe.workflows.evaluate import evaluate
 from segpipe.workflows.export import export_map
 from segpipe.workflows.plan import plan

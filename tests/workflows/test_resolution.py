@@ -10,9 +10,9 @@ import rasterio
 
 from segpipe.models.package import SegmentationModel, load, save
 from segpipe.pipeline.errors import InputRefusedError
-from segpipe.pipeline.scene import open_scene
+from segpipe.pipeline.scenes.scene import open_scene
 from segpipe.workflows.errors import OptionError
-from segpipe.workflows.resolution import at_resolution
+from segpipe.workflows.reading.resolution import at_resolution
 from segpipe.workflows.run import run
 from segpipe.workflows.verify import verify
 from tests import toys

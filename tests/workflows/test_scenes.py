@@ -10,7 +10,7 @@ import rasterio
 from numpy.typing import NDArray
 
 from segpipe.workflows.errors import OptionError
-from segpipe.workflows.scenes import batch
+from segpipe.workflows.reading.scenes import batch
 from tests.workflows.conftest import Command, Outcome, noise, write_scene
 
 FP32 = ("--precision", "fp32")

@@ -4,7 +4,7 @@ import click
 from click.testing import CliRunner
 
 from segpipe.workflows.commands.run import _SECTIONS, run
-from segpipe.workflows.sections import command_with
+from segpipe.workflows.terminal.sections import command_with
 
 
 def test_every_section_names_options_that_are_there() -> None:

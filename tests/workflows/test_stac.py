@@ -22,8 +22,8 @@ from shapely.geometry import shape
 from segpipe.models.stac import EXTENSIONS
 from segpipe.pipeline import storage
 from segpipe.workflows.errors import OptionError
-from segpipe.workflows.map_collection import union
-from segpipe.workflows.timespan import Timespan, parsed
+from segpipe.workflows.reading.timespan import Timespan, parsed
+from segpipe.workflows.results.map_collection import union
 from tests.stac_schemas import SCHEMAS, validate
 from tests.workflows.conftest import CLASSES, Command, noise, write_scene
 

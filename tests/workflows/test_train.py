@@ -17,16 +17,16 @@ import torch
 from numpy.typing import NDArray
 
 from segpipe.models.errors import ModelError
-from segpipe.models.examples import ExamplesRefusedError
+from segpipe.models.learning.examples import ExamplesRefusedError
+from segpipe.models.learning.training import Schedule, Step
 from segpipe.models.package import PackageExistsError, load
-from segpipe.models.training import Schedule, Step
 from segpipe.pipeline.errors import FingerprintMismatchError, InputRefusedError
-from segpipe.pipeline.polygons import burn, open_polygons
-from segpipe.pipeline.scene import open_scene
+from segpipe.pipeline.scenes.scene import open_scene
+from segpipe.pipeline.vectors.polygons import burn, open_polygons
 from segpipe.pipeline.window import Window
 from segpipe.workflows.errors import OptionError
-from segpipe.workflows.holdout import BlockHoldout, Holdout, Part, Partition, SideHoldout
-from segpipe.workflows.label_scheme import LabelScheme
+from segpipe.workflows.labels.holdout import BlockHoldout, Holdout, Part, Partition, SideHoldout
+from segpipe.workflows.labels.label_scheme import LabelScheme
 from segpipe.workflows.train import TrainingReport, train
 from tests.toys import whole_image
 from tests.workflows.conftest import Command, finish, start

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segpipe.models.coarsening import coarsened
-from segpipe.models.metrics import Scores, confusion_matrix
+from segpipe.models.learning.coarsening import coarsened
+from segpipe.models.learning.metrics import Scores, confusion_matrix
 from segpipe.pipeline.errors import InputRefusedError
 from segpipe.workflows import upper_bound as module
 from segpipe.workflows.errors import OptionError

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from segpipe.workflows import upsampling
-from segpipe.workflows.label_scheme import LabelScheme
+from segpipe.workflows.labels.label_scheme import LabelScheme
 from segpipe.workflows.upsampling import WAYS, compare_upsampling, draw
 
 
@@ -35,7 +35,7 @@ def test_every_way_is_scored_on_the_part_held_out(
 
 
 def test_the_ways_are_those_of_the_papers() -> None:
-    from segpipe.models.registry import parse
+    from segpipe.models.architectures.registry import parse
 
     named = {parse(text)[0] for text in WAYS.values()}
     assert named == {"fcn32s-vgg16", "fcn16s-vgg16", "fcn8s-vgg16", "segnet-vgg16", "unet"}

@@ -25,11 +25,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from rasterio.warp import transform
 
-from segpipe.pipeline.map_facts import read_facts
-from segpipe.workflows import view_layers
+from segpipe.pipeline.maps.map_facts import read_facts
 from segpipe.workflows.errors import OptionError
 from segpipe.workflows.run import run
 from segpipe.workflows.view import Viewer, view
+from segpipe.workflows.viewer import view_layers
 from tests import toys
 from tests.workflows.conftest import Command, start
 
@@ -496,7 +496,7 @@ def test_a_port_that_cannot_be_had_is_refused(segpipe: Command, maps: Maps) -> N
 def test_without_its_packages_it_says_what_to_install(
     segpipe: Command, maps: Maps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(sys.modules, "segpipe.workflows.view_server", raising=False)
+    monkeypatch.delitem(sys.modules, "segpipe.workflows.viewer.view_server", raising=False)
     monkeypatch.setitem(sys.modules, "titiler.core.factory", None)
     line = refused(segpipe, 2, maps.folder / "map.tif")
     assert "pip install 'segpipe[view]'" in line

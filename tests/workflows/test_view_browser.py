@@ -21,7 +21,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from segpipe.pipeline.scene import open_scene
+from segpipe.pipeline.scenes.scene import open_scene
 from segpipe.workflows.run import run
 from segpipe.workflows.view import Viewer, view
 from tests import toys

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from segpipe.pipeline.budget import readable
-from segpipe.workflows import options, texts
 from segpipe.workflows.commands.one_pass import one_pass
 from segpipe.workflows.commands.upper_bound import upper_bound
 from segpipe.workflows.commands.upsampling import upsampling
-from segpipe.workflows.console import print_json
+from segpipe.workflows.terminal import options, texts
+from segpipe.workflows.terminal.console import print_json
 
 if TYPE_CHECKING:  # --help needn't wait for torch
     from segpipe.workflows.bench import Benchmark

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from segpipe.workflows import options, texts
-from segpipe.workflows.console import print_json, warn
 from segpipe.workflows.errors import OptionError
+from segpipe.workflows.terminal import options, texts
+from segpipe.workflows.terminal.console import print_json, warn
 
 if TYPE_CHECKING:  # --help needn't wait for torch
     from segpipe.workflows.convert import Converted

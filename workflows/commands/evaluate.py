@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from segpipe.workflows import options, texts
-from segpipe.workflows.console import print_json
+from segpipe.workflows.terminal import options, texts
+from segpipe.workflows.terminal.console import print_json
 
 if TYPE_CHECKING:  # --help needn't wait for torch
     from segpipe.workflows.evaluate import Evaluation
@@ -63,8 +63,8 @@ def evaluate(
     segpipe evaluate map.tif fields.gpkg --attribute crop --picture matrix.png
     """  # noqa: D301
     from segpipe.workflows.evaluate import evaluate as compare
-    from segpipe.workflows.label_scheme import LabelScheme
-    from segpipe.workflows.matrix_plot import draw_matrix
+    from segpipe.workflows.labels.label_scheme import LabelScheme
+    from segpipe.workflows.results.matrix_plot import draw_matrix
 
     scheme = LabelScheme.read(classes) if classes else None
     found = compare(map_, reference, classes=scheme, **arguments)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from segpipe.workflows import options, texts
-from segpipe.workflows.console import print_json
+from segpipe.workflows.terminal import options, texts
+from segpipe.workflows.terminal.console import print_json
 
 if TYPE_CHECKING:  # --help needn't wait for the libraries
     from segpipe.workflows.export import ExportedMap
@@ -74,10 +74,10 @@ def export(
     segpipe export map.zarr -o map.tif
     segpipe export map.tif -o forest.tif --reclass forest.json
     """  # noqa: D301
-    from segpipe.workflows.edit import unwatched
     from segpipe.workflows.export import export_map
     from segpipe.workflows.polygons import write_polygons
-    from segpipe.workflows.progress import SharePrinter
+    from segpipe.workflows.results.edit import unwatched
+    from segpipe.workflows.terminal.progress import SharePrinter
 
     watch = unwatched if quiet or as_json else SharePrinter()
     if output.suffix not in (".tif", ".zarr"):

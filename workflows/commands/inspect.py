@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from segpipe.workflows import options, texts
-from segpipe.workflows.console import print_json
+from segpipe.workflows.terminal import options, texts
+from segpipe.workflows.terminal.console import print_json
 
 if TYPE_CHECKING:  # --help needn't wait for torch
-    from segpipe.models.network import Sizes
+    from segpipe.models.architectures.network import Sizes
     from segpipe.workflows.inspect import Inspection
 
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from segpipe.pipeline.budget import readable
-from segpipe.workflows import options, texts
-from segpipe.workflows.console import command_line, print_json, warn
-from segpipe.workflows.sections import command_with
+from segpipe.workflows.terminal import options, texts
+from segpipe.workflows.terminal.console import command_line, print_json, warn
+from segpipe.workflows.terminal.sections import command_with
 
 if TYPE_CHECKING:  # --help needn't wait for torch
-    from segpipe.workflows.report import Report
-    from segpipe.workflows.scenes import Assignment, Outcome
-    from segpipe.workflows.series import Series
+    from segpipe.workflows.reading.scenes import Assignment, Outcome
+    from segpipe.workflows.reading.series import Series
+    from segpipe.workflows.results.report import Report
 
 
 _RESUMABLE = {6, 7, 8, 9, 10}
@@ -112,10 +112,10 @@ def run(scenes: tuple[str, ...], as_json: bool, quiet: bool, **arguments: Any) -
     segpipe run scene.tif --scheduler tcp://10.0.0.1:8786 -o /shared/map.tif
     """  # noqa: D301
     from segpipe.workflows.plan import target
-    from segpipe.workflows.progress import ProgressPrinter
+    from segpipe.workflows.reading.scenes import attempt, batch, outputs, to_dict, together
+    from segpipe.workflows.reading.series import ALONE
     from segpipe.workflows.run import run as run_scene
-    from segpipe.workflows.scenes import attempt, batch, outputs, to_dict, together
-    from segpipe.workflows.series import ALONE
+    from segpipe.workflows.terminal.progress import ProgressPrinter
 
     of_files = isinstance(arguments["bands"], dict)
     gather = together if arguments["mosaic"] else batch
@@ -146,7 +146,7 @@ def run(scenes: tuple[str, ...], as_json: bool, quiet: bool, **arguments: Any) -
 def _series(arguments: dict[str, Any]) -> Series:
     """What several scenes share; the model is loaded once for all of them."""
     from segpipe.workflows.catalogue import find
-    from segpipe.workflows.series import Series
+    from segpipe.workflows.reading.series import Series
 
     _refuse_one_file(arguments)
     arguments["model"] = find(arguments["model"], arguments["trust_model"])
@@ -155,8 +155,8 @@ def _series(arguments: dict[str, Any]) -> Series:
 
 def _tell(task: Assignment, outcome: Outcome, *, alone: bool, in_words: bool) -> None:
     """Says what became of a scene; an error ends the command where there is no other scene."""
+    from segpipe.workflows.reading.scenes import Failure, Finished
     from segpipe.workflows.run import is_begun
-    from segpipe.workflows.scenes import Failure, Finished
 
     if isinstance(outcome, Failure):
         error = outcome.error
@@ -180,7 +180,7 @@ def _refuse_one_file(arguments: dict[str, Any]) -> None:
 
 def _conclude(outcomes: Sequence[Outcome]) -> None:
     """Says what became of each scene; ends with the exit code of the first that failed."""
-    from segpipe.workflows.scenes import Failure, summary
+    from segpipe.workflows.reading.scenes import Failure, summary
 
     for outcome in outcomes:
         click.echo(f"segpipe: {summary(outcome)}", err=True)

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from segpipe.workflows import options, texts
-from segpipe.workflows.console import command_line, print_json, warn
 from segpipe.workflows.errors import OptionError
+from segpipe.workflows.terminal import options, texts
+from segpipe.workflows.terminal.console import command_line, print_json, warn
 
 if TYPE_CHECKING:  # --help needn't wait for torch
-    from segpipe.models.training import Schedule
-    from segpipe.workflows.holdout import Partition
+    from segpipe.models.learning.training import Schedule
+    from segpipe.workflows.labels.holdout import Partition
     from segpipe.workflows.train import TrainingReport
 
 _LEARNING = options.together(
@@ -178,8 +178,8 @@ def train(
     """  # noqa: D301
     from segpipe.models.errors import ModelError
     from segpipe.pipeline.errors import PipelineError
-    from segpipe.workflows.label_scheme import LabelScheme
-    from segpipe.workflows.progress import StepPrinter
+    from segpipe.workflows.labels.label_scheme import LabelScheme
+    from segpipe.workflows.terminal.progress import StepPrinter
     from segpipe.workflows.train import is_begun
     from segpipe.workflows.train import train as train_model
 
@@ -201,7 +201,7 @@ def train(
 
 
 def _partition(arguments: dict[str, Any]) -> Partition:
-    from segpipe.workflows.holdout import Partition, parse_holdout
+    from segpipe.workflows.labels.holdout import Partition, parse_holdout
 
     holdout, validation = arguments.pop("holdout"), arguments.pop("validation")
     return Partition(
@@ -210,8 +210,8 @@ def _partition(arguments: dict[str, Any]) -> Partition:
 
 
 def _schedule(arguments: dict[str, Any]) -> Schedule:
-    from segpipe.models.augmentation import Augmentation
-    from segpipe.models.training import Schedule
+    from segpipe.models.learning.augmentation import Augmentation
+    from segpipe.models.learning.training import Schedule
 
     taken = {key: arguments.pop(key) for key in ("brightness", "contrast", "zoom")}
     own = ("steps", "batch", "crop", "loss", "balance", "check", "patience", "seed")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from segpipe.workflows import options, texts
-from segpipe.workflows.console import print_json
+from segpipe.workflows.terminal import options, texts
+from segpipe.workflows.terminal.console import print_json
 
 if TYPE_CHECKING:  # --help needn't wait for torch
     from segpipe.workflows.upper_bound import UpperBound

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from segpipe.workflows import options, texts
-from segpipe.workflows.console import print_json
+from segpipe.workflows.terminal import options, texts
+from segpipe.workflows.terminal.console import print_json
 
 if TYPE_CHECKING:  # --help needn't wait for torch
     from segpipe.workflows.upsampling import Way
@@ -53,7 +53,7 @@ def upsampling(
     segpipe bench upsampling examples/landsat7-nc-2000.tif examples/landcover-nc-1996.tif \\
         --classes examples/landcover-classes.json --plot upsampling.png
     """  # noqa: D301
-    from segpipe.workflows.label_scheme import LabelScheme
+    from segpipe.workflows.labels.label_scheme import LabelScheme
     from segpipe.workflows.upsampling import compare_upsampling, draw
 
     def say(name: str) -> None:

@@ -12,8 +12,8 @@ from types import FrameType
 
 import click
 
-from segpipe.workflows import options
-from segpipe.workflows.console import print_json
+from segpipe.workflows.terminal import options
+from segpipe.workflows.terminal.console import print_json
 
 
 @click.command(short_help="Look at a map in the browser.")

@@ -1,0 +1,1 @@
+"""How a footprint is found: by a walk through the exported graph, or by NaN."""

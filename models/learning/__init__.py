@@ -1,0 +1,1 @@
+"""How a network learns, and how well it did."""

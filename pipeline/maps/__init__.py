@@ -1,0 +1,1 @@
+"""What is written: rasters of classes and probabilities, their legends and containers."""

@@ -1,0 +1,1 @@
+"""Which scenes are meant, and how each is read."""

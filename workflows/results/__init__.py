@@ -1,0 +1,1 @@
+"""What a run says of itself, and what it writes beside the map."""
