@@ -7,13 +7,31 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote
 
+import pytest
+
+from segpipe.pipeline.scenes import object_store
+
 Fault = int | str
 """A status, "reset", "cut" (half of what was promised), "stall", or an address to be sent to."""
+
+
+RETRIES = 2
+
+
+def hide_settings(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    """Takes away the machine's own settings; what fails is tried again soon, `RETRIES` times."""
+    for name in ("http_proxy", "https_proxy", "all_proxy", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setitem(object_store.BACKOFF, "init_backoff", timedelta(milliseconds=1))
+    monkeypatch.setitem(object_store.RETRY, "max_retries", RETRIES)
 
 
 @dataclass
@@ -23,7 +41,7 @@ class Files:
     Attributes:
         folder: the files.
         url: the server's address, without a slash at the end.
-        faults: the next requests fail with these, in order.
+        faults: the next requests fail with these, in order; with None they don't.
         asked: the path and the range of every request; first and last byte, None for the whole.
         partial: whether it serves parts of files.
         etags: ETags by path that differ from the usual one.
@@ -31,7 +49,7 @@ class Files:
 
     folder: Path
     url: str = ""
-    faults: list[Fault] = field(default_factory=list)
+    faults: list[Fault | None] = field(default_factory=list)
     asked: list[tuple[str, tuple[int, int] | None]] = field(default_factory=list)
     partial: bool = True
     etags: dict[str, str] = field(default_factory=dict)

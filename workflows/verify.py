@@ -125,10 +125,10 @@ def verify(
         )
     if labels.grid.shape != ready.scene.grid.shape:
         raise InputRefusedError(
-            f"{output} has {labels.grid.shape} pixels and {scene} has {ready.scene.grid.shape}; "
-            "name the scene that was mapped"
+            f"{output} has {labels.grid.shape} pixels and {ready.scene.path} has "
+            f"{ready.scene.grid.shape}; name the scene that was mapped"
         )
-    local = Serial(Resident(ready.tiled, ready.card))
+    local = Serial(ready.resident())
     decide = partial(decide_engine, ready.scene, ready.plan, device, precision, engine)
     chosen = local.call(decide)
     allowed = tolerance

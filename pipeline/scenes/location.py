@@ -105,6 +105,17 @@ def shown(name: str) -> str:
         return name.partition("://")[0] + "://..."
 
 
+def without_secrets(word: str) -> str:
+    """A word of a command line as it may be shown: as `shown`, also NAME=ADDRESS between commas."""
+    if is_remote(word):
+        return shown(word)
+    parts = word.split(",")
+    starts = [match.start() if (match := _ADDRESS.search(part)) else 0 for part in parts]
+    return ",".join(
+        part[:start] + shown(part[start:]) for part, start in zip(parts, starts, strict=True)
+    )
+
+
 def _is_sound(url: str) -> bool:
     """Whether every library reads the address alike."""
     try:

@@ -40,6 +40,8 @@ NOBODY = "127.0.0.1:9"
 
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 
+_READ_BY_OBSTORE = ("AWS_", "GOOGLE_", "AZURE_")
+
 Setting = str | bool
 
 
@@ -49,11 +51,17 @@ def connect(address: Address) -> "ObjectStore":
     Raises:
         obstore.exceptions.BaseError: the environment doesn't say enough about it.
     """
-    return _store(address, tuple(sorted(_configuration(address.service).items())))
+    given = {name: text for name, text in os.environ.items() if name.startswith(_READ_BY_OBSTORE)}
+    settings = tuple(sorted(_configuration(address.service).items()))
+    return _store(address, settings, tuple(sorted(given.items())))
 
 
 @functools.lru_cache(maxsize=32)
-def _store(address: Address, settings: tuple[tuple[str, Setting], ...]) -> "ObjectStore":
+def _store(
+    address: Address,
+    settings: tuple[tuple[str, Setting], ...],
+    environment: tuple[tuple[str, str], ...],  # with others, it's another store
+) -> "ObjectStore":
     config: dict[str, Any] = dict(settings)
     plain = str(config.get("endpoint", config.get("base_url", address.url))).lower()
     client: ClientConfig = {**_TIMEOUTS, "allow_http": plain.startswith("http://")}

@@ -64,11 +64,11 @@ def planes(place: Place, arrays: Mapping[str, Array], choice: Choice) -> tuple[P
     names = _variables(place, arrays, choice.variable)
     for name in names:
         _check_order(place, arrays[name])
+    if len(names) > 1 and any(_several(arrays[name], arrays) for name in names):
+        raise _open_question(place, names, arrays)
     found = [_bands(place, name, arrays, choice.time) for name in names]
     if len(found) == 1:
         return found[0]
-    if any(len(bands) > 1 for bands in found):
-        raise _open_question(place, names, arrays)
     return tuple(Plane(name, name, band.index) for name, (band,) in zip(names, found, strict=True))
 
 
@@ -123,6 +123,8 @@ def _open_question(
     remedy = "choose one with --variable" if names else "name the folder of the array itself"
     if not arrays and isinstance(place, Address) and place.service == "http":
         remedy = "a web server lists no folders: name the array itself, or consolidate the metadata"
+    if any(arrays[name].shape[axis] > 1 for name in names for axis in _times(arrays[name], arrays)):
+        remedy += ", and its step of time with --time"
     return InputRefusedError(
         f"{place}: a scene is one array (band, y, x) or (y, x), or several (y, x) of one size, "
         f"found {_listed(names)} of {len(arrays)} arrays; {remedy}"
@@ -154,7 +156,7 @@ def _bands(
     array, dims = arrays[name], dimensions(arrays[name])
     leading = array.shape[:-2]
     index = [0] * len(leading)
-    times = [axis for axis in range(len(leading)) if dims and _is_time(dims[axis], arrays)]
+    times = _times(array, arrays)
     if asked is not None and not times:
         raise InputRefusedError(
             f"{place}: {name or 'the array'} has no time ({', '.join(dims) or 'no names'} are its "
@@ -162,7 +164,7 @@ def _bands(
         )
     for axis in times:
         index[axis] = _step(place, leading[axis], arrays.get(dims[axis]), asked)
-    several = [axis for axis, length in enumerate(leading) if axis not in times and length > 1]
+    several = _several(array, arrays)
     if len(several) > 1:
         raise InputRefusedError(
             f"{place}: {name or 'the array'} has the dimensions {', '.join(dims)} and the shape "
@@ -191,7 +193,18 @@ def _titles(array: Array, coordinate: Array | None, count: int) -> list[str]:
     return [title.decode() if isinstance(title, bytes) else str(title) for title in titles]
 
 
+def _several(array: Array, arrays: Mapping[str, Array]) -> list[int]:
+    """The dimensions before rows and columns, but for time, that are longer than 1."""
+    times = _times(array, arrays)
+    return [axis for axis in range(array.ndim - 2) if axis not in times and array.shape[axis] > 1]
+
+
 # Steps of time
+
+
+def _times(array: Array, arrays: Mapping[str, Array]) -> list[int]:
+    """The dimensions before rows and columns that are time."""
+    return [axis for axis, dim in enumerate(dimensions(array)[:-2]) if _is_time(dim, arrays)]
 
 
 def _is_time(name: str, arrays: Mapping[str, Array]) -> bool:

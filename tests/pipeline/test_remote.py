@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +17,14 @@ import rasterio
 import zarr
 
 from segpipe.pipeline.errors import CorruptInputError, InputRefusedError, UnreachableError
-from segpipe.pipeline.scenes import object_store
 from segpipe.pipeline.scenes.location import Address, is_remote, place_of, shown
 from segpipe.pipeline.scenes.remote import PAGE
 from segpipe.pipeline.scenes.scene import Scene, open_scene
 from segpipe.pipeline.window import Window
-from tests.servers import Fault, Files, bucket, serving
+from tests.servers import RETRIES, Fault, Files, bucket, hide_settings, serving
 
 NOISE = np.random.default_rng(5).integers(1, 60000, (3, 700, 640)).astype(np.uint16)
 NEAR = Window(100, 60, 500, 520)
-RETRIES = 2
 # What xarray writes for older readers.
 pytestmark = pytest.mark.filterwarnings("ignore::zarr.errors.ZarrUserWarning")
 
@@ -98,14 +95,7 @@ def endpoint(folder: Path) -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nothing of the machine's own settings, and short waits."""
-    for name in ("http_proxy", "https_proxy", "all_proxy", "AWS_PROFILE"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    wait = timedelta(milliseconds=1)
-    monkeypatch.setitem(object_store.BACKOFF, "init_backoff", wait)
-    monkeypatch.setitem(object_store.RETRY, "max_retries", RETRIES)
+    hide_settings(monkeypatch, tmp_path)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from typing import Any
 
 from segpipe.pipeline.errors import InputRefusedError, PipelineError
 from segpipe.pipeline.scenes.band_files import is_one_scene
+from segpipe.pipeline.scenes.location import shown
 from segpipe.pipeline.scenes.raster import sniff
 from segpipe.pipeline.scenes.scene import open_scene
 from segpipe.pipeline.scenes.zarr_scene import is_zarr
@@ -58,7 +59,7 @@ class Failure:
     def to_dict(self) -> dict[str, Any]:
         """The failure as `segpipe run --json` prints it."""
         return {
-            "scene": self.scene,
+            "scene": shown(self.scene),
             "error": str(self.error),
             "exit_code": self.error.exit_code,
         }
@@ -155,8 +156,8 @@ def summary(outcome: Outcome) -> str:
     if isinstance(outcome, Report):
         return f"{outcome.scene}: mapped to {outcome.output}"
     if isinstance(outcome, Finished):
-        return f"{outcome.scene}: already mapped to {outcome.report['output']}"
-    return f"{outcome.scene}: failed ({outcome.error.exit_code}): {outcome.error}"
+        return f"{shown(outcome.scene)}: already mapped to {outcome.report['output']}"
+    return f"{shown(outcome.scene)}: failed ({outcome.error.exit_code}): {outcome.error}"
 
 
 def _expanded(word: str, warnings: list[str], of_files: bool) -> Sequence[str]:
@@ -230,10 +231,10 @@ def _check_names(scenes: Sequence[str], outputs: Sequence[Path | None]) -> None:
         path = target(scene, output)
         if path in taken:
             raise OptionError(
-                f"{taken[path]} and {scene} would both become {path}; map them one by one, "
+                f"{taken[path]} and {shown(scene)} would both become {path}; map them one by one, "
                 "each with its own -o"
             )
-        taken[path] = scene
+        taken[path] = shown(scene)
 
 
 def _folder(output: Path | None) -> Path | None:

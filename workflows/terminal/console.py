@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from segpipe.pipeline.scenes.location import shown
+from segpipe.pipeline.scenes.location import without_secrets
 
 
 def print_json(data: dict[str, Any]) -> None:
@@ -23,4 +23,6 @@ def warn(warnings: tuple[str, ...]) -> None:
 
 def command_line() -> str:
     """What was typed, as it is typed to resume: `--new-run` would throw this run away too."""
-    return shlex.join(["segpipe", *(shown(word) for word in sys.argv[1:] if word != "--new-run")])
+    return shlex.join(
+        ["segpipe", *(without_secrets(word) for word in sys.argv[1:] if word != "--new-run")]
+    )
