@@ -12,7 +12,13 @@ from torch._ops import OpOverload
 from torch.fx import Node
 
 from segpipe.models.blend import Blended
-from segpipe.models.footprints.exported import ExportError, export, operation_name
+from segpipe.models.footprints.exported import (
+    REFUSALS,
+    ExportError,
+    evaluating,
+    export,
+    operation_name,
+)
 from segpipe.models.formats.foreign import Foreign
 
 PROBABILITIES = "probabilities"
@@ -26,6 +32,9 @@ STEPS = 250
 
 UNKNOWN = 255
 """Where the scores aren't finite numbers."""
+
+_SAMPLE = 64
+"""Least side in pixels of the image on which a network shows what its scores are."""
 
 _AT_ONCE = 1 << 20
 """Scores that are turned into probabilities at once; some copies of 4 MB are held."""
@@ -69,19 +78,34 @@ def certainty(
     return found
 
 
-def gives_shares(network: nn.Module, bands: int, side: int) -> bool:
+def gives_shares(network: nn.Module, bands: int, stride: int) -> bool:
     """Whether a network's scores end in a softmax or a sigmoid: are probabilities already.
 
     Blends and ONNX files give logarithms of probabilities where they have them, of which a softmax
-    gives the probabilities back. A network that can't be followed is taken to give scores.
+    gives the probabilities back. A network that can't be followed gives probabilities if all that
+    it says of noise lies between 0 and 1. Ask before other threads run the same network: tracing
+    changes it for the time being.
     """
     if isinstance(network, Blended) or (isinstance(network, Foreign) and network.kind == "onnx"):
         return False
+    side = -(-_SAMPLE // stride) * stride
     try:
         nodes = list(export(network, bands, side, side).graph.nodes)
     except ExportError:
-        return False
+        return _stays_in_unit(network, bands, side)
     return any(name in ("softmax", "sigmoid") for name in _last(nodes[-1]))
+
+
+def _stays_in_unit(network: nn.Module, bands: int, side: int) -> bool:
+    """Whether all scores of an image of noise lie between 0 and 1."""
+    weight = next((one for one in network.parameters() if one.is_floating_point()), torch.empty(0))
+    noise = torch.randn(1, bands, side, side, generator=torch.Generator().manual_seed(0))
+    try:
+        with evaluating(network):
+            scores: Tensor = network(noise.to(weight))
+    except REFUSALS:
+        return False  # the run will say why
+    return bool(((scores >= 0) & (scores <= 1)).all())
 
 
 def _last(node: Node) -> Iterator[str]:

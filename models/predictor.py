@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from segpipe.models.blend import Blended
 from segpipe.models.card import ModelCard
-from segpipe.models.certainty import CONFIDENCE, PROBABILITIES, certainty, gives_shares
+from segpipe.models.certainty import CONFIDENCE, PROBABILITIES, certainty
 from segpipe.models.engine import Engine, Precision, default_threads, find_device, is_native
 from segpipe.models.errors import DeviceError, ModelError
 from segpipe.models.folding import fold
@@ -47,7 +47,8 @@ class TorchPredictor:
     Bands are fed as `(x - mean) / std`; invalid pixels, and all that isn't finite, as 0 in every
     band; zeros follow at the bottom and the right up to a multiple of `stride`. Where channels tie,
     the first one wins. Threads may share a predictor: the network runs for one of them at a time,
-    with the engine's number of threads. `network` itself is left as it is.
+    with the engine's number of threads. `network` itself is left as it is. `shares` is what
+    `gives_shares` says of it; it is needed for probabilities and confidence alone.
 
     Raises:
         DeviceError: the engine's device isn't there.
@@ -56,11 +57,18 @@ class TorchPredictor:
         ValueError, on a call: bands, mask and card don't fit together.
     """
 
-    def __init__(self, network: nn.Module, card: ModelCard, stride: int, engine: Engine) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        card: ModelCard,
+        stride: int,
+        engine: Engine,
+        shares: bool | None = None,
+    ) -> None:
         self._device = torch.device(find_device(engine.tensors_on))
         # A blend completes its windows by itself, and may mirror the image's edges in them.
         self._stride = 1 if isinstance(network, Blended) else stride
-        self._card, self._engine = card, engine
+        self._card, self._engine, self._shares = card, engine, shares
         # Contiguous fp32 has the bits of a plain forward pass; channels_last is faster, but moves
         # a label in ten million.
         exact = engine.precision == "fp32" and self._device.type == "cpu"
@@ -71,7 +79,6 @@ class TorchPredictor:
         values = [info.value for info in card.classes]
         self._values = torch.tensor(values, dtype=torch.uint8, device=self._device)
         self._lock = threading.Lock()
-        self._shares: bool | None = None
         cuda = self._device.type == "cuda"
         self._stream = torch.cuda.Stream(self._device) if cuda else None  # type: ignore[no-untyped-call]
         if self._stream is not None:
@@ -80,8 +87,9 @@ class TorchPredictor:
 
     def __reduce__(
         self,
-    ) -> tuple[type["TorchPredictor"], tuple[nn.Module, ModelCard, int, Engine]]:
-        return TorchPredictor, (self._network, self._card, self._stride, self._engine)
+    ) -> tuple[type["TorchPredictor"], tuple[nn.Module, ModelCard, int, Engine, bool | None]]:
+        made_of = (self._network, self._card, self._stride, self._engine, self._shares)
+        return TorchPredictor, made_of
 
     @property
     def engine(self) -> Engine:
@@ -119,7 +127,7 @@ class TorchPredictor:
             wanted: names of layers.
 
         Raises:
-            ValueError: no layer has this name.
+            ValueError: no layer has this name, or nobody said whether scores are shares.
         """
         bands = len(self._card.bands)
         if pixels.ndim != 3 or len(pixels) != bands or valid.shape != pixels.shape[1:]:
@@ -129,6 +137,8 @@ class TorchPredictor:
             )
         if unknown := set(wanted) - {CLASSES, PROBABILITIES, CONFIDENCE}:
             raise ValueError(f"there are no layers {sorted(unknown)}")
+        if self._shares is None and set(wanted) - {CLASSES}:
+            raise ValueError("probabilities need a predictor that was told `shares`")
         try:
             return self._predict(pixels, valid, core, wanted)
         except RuntimeError as error:
@@ -163,7 +173,6 @@ class TorchPredictor:
     ) -> dict[str, NDArray[np.uint8]]:
         raw, usable = self._staged(pixels), self._staged(valid)
         further = [name for name in wanted if name != CLASSES]
-        shares = bool(further) and self._gives_shares()
         found: dict[str, Tensor] = {}
         with (
             self._lock,
@@ -176,20 +185,12 @@ class TorchPredictor:
                 found[CLASSES] = self._labels(scores)
             if further:
                 pinned = self._stream is not None
-                found |= certainty(scores, further, shares=shares, pinned=pinned)
+                found |= certainty(scores, further, shares=bool(self._shares), pinned=pinned)
             finished = self._stream.record_event() if self._stream else None
         # Outside of the lock: the next tile's work is queued before this one's has ended.
         if finished is not None:
             finished.synchronize()
         return {name: layer.numpy() for name, layer in found.items()}
-
-    def _gives_shares(self) -> bool:
-        """Whether the network's scores are probabilities; found once."""
-        with self._lock:
-            if self._shares is None:
-                side = -(-SAMPLE // self._stride) * self._stride
-                self._shares = gives_shares(self._network, len(self._card.bands), side)
-            return self._shares
 
     def _prepared(self, network: nn.Module) -> nn.Module:
         engine = self._engine

@@ -8,6 +8,7 @@ import numpy as np
 
 from segpipe.models.blend import Blended, TiledNetwork, as_tiled
 from segpipe.models.card import ModelCard
+from segpipe.models.certainty import gives_shares
 from segpipe.models.converted import SlidingWindow, sliding_window
 from segpipe.models.engine import Precision
 from segpipe.models.footprint import Footprint
@@ -20,6 +21,7 @@ from segpipe.pipeline.grid import Grid
 from segpipe.pipeline.maps.legend import Legend, LegendEntry
 from segpipe.pipeline.plan import CHUNK, Margin, Plan
 from segpipe.pipeline.scenes.location import is_remote, place_of
+from segpipe.pipeline.scenes.mosaic import rivals
 from segpipe.pipeline.scenes.raster import RasterSource
 from segpipe.pipeline.scenes.scene import Scene
 from segpipe.pipeline.staging import begun
@@ -68,6 +70,17 @@ class Preparation:
     def card(self) -> ModelCard:
         """The model's card with mean and deviation in the scene's own numbers."""
         return in_stored_units(self.model.card, self.scene)
+
+    def resident(self) -> Resident:
+        """What travels to the workers.
+
+        Whether scores are probabilities is found here, before there are other threads, and only
+        where the run has use for it: tracing a network takes about a second.
+        """
+        shares = None
+        if self.certainty.counted or rivals(self.scene):
+            shares = gives_shares(self.tiled.network, len(self.card.bands), self.tiled.stride)
+        return Resident(self.tiled, self.card, shares)
 
     @property
     def legend(self) -> Legend:

@@ -29,18 +29,20 @@ _SAMPLE = 512
 class Resident:
     """A network with its card, and the predictor that is made of them when the first tile comes.
 
-    It travels to a worker once, without its predictor.
+    It travels to a worker once, without its predictor. `shares` is what `gives_shares` says of
+    the network, None where nobody asks for probabilities.
     """
 
-    def __init__(self, tiled: TiledNetwork, card: ModelCard) -> None:
+    def __init__(self, tiled: TiledNetwork, card: ModelCard, shares: bool | None = None) -> None:
         keep_freed_memory()
         self.tiled = tiled
         self.card = card
+        self.shares = shares
         self._lock = threading.Lock()
         self._predictor: TorchPredictor | None = None
 
-    def __reduce__(self) -> tuple[type["Resident"], tuple[TiledNetwork, ModelCard]]:
-        return Resident, (self.tiled, self.card)
+    def __reduce__(self) -> tuple[type["Resident"], tuple[TiledNetwork, ModelCard, bool | None]]:
+        return Resident, (self.tiled, self.card, self.shares)
 
     def predictor(self, engine: Engine) -> TorchPredictor:
         """The predictor for this engine; one a process."""
@@ -48,7 +50,9 @@ class Resident:
             if self._predictor is None or self._predictor.engine != engine:
                 self._predictor = None  # frees the old weights before there are new ones
                 tiled = self.tiled
-                self._predictor = TorchPredictor(tiled.network, self.card, tiled.stride, engine)
+                self._predictor = TorchPredictor(
+                    tiled.network, self.card, tiled.stride, engine, self.shares
+                )
             return self._predictor
 
 

@@ -290,7 +290,7 @@ def _workers(
         raise OptionError("--scheduler and --scheduler-file name two clusters; leave one out")
     if workers < 1:
         raise OptionError(f"workers are 1 or more, got {workers}")
-    resident = Resident(ready.tiled, ready.card)
+    resident = ready.resident()
     if scheduler or scheduler_file:
         return existing(resident, scheduler=scheduler, scheduler_file=scheduler_file)
     return embedded(resident, workers=workers, threads=THREADS)

@@ -1,5 +1,6 @@
 """A network as a graph of ATen operations, without touching its weights."""
 
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,10 @@ from torch.fx import Node
 
 REFUSALS = (RuntimeError, ValueError, TypeError, AssertionError, AttributeError, LookupError)
 """What comes out of a network that can't be traced, or that refuses an image of this size."""
+
+
+_tracing = threading.Lock()
+"""Torch traces one network at a time: of two in two threads both fail, or come out mixed."""
 
 
 class ExportError(Exception):
@@ -41,7 +46,7 @@ def export(network: nn.Module, bands: int, height: int, width: int) -> ExportedP
     """
     weight = next((one for one in network.parameters() if one.is_floating_point()), torch.empty(0))
     image = torch.empty(1, bands, height, width, dtype=weight.dtype, device=weight.device)
-    with evaluating(network), warnings.catch_warnings():
+    with _tracing, evaluating(network), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             program: ExportedProgram = torch.export.export(network, (image,), strict=False)
@@ -63,7 +68,7 @@ def open_up(program: ExportedProgram, keep: Callable[[OpOverload], bool]) -> Exp
     for operation in list(table):
         if isinstance(operation, OpOverload) and keep(operation):
             del table[operation]
-    with torch.no_grad(), warnings.catch_warnings():
+    with _tracing, torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         opened: ExportedProgram = program.run_decompositions(table)
         return opened

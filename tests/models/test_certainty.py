@@ -1,5 +1,7 @@
 """Probabilities are those of a softmax in float64, to half a step, wherever a pixel stands."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from segpipe.models import certainty as certainties
 from segpipe.models.blend import Blended
 from segpipe.models.certainty import CONFIDENCE, PROBABILITIES, certainty, gives_shares
 from segpipe.models.engine import Engine
+from segpipe.models.footprints.exported import ExportError, export
 from segpipe.models.predictor import TorchPredictor
 from tests.models.test_predictor import STRIDE, card, everything, net, scene
 
@@ -72,7 +75,7 @@ def test_strips_change_nothing(at_once: int, monkeypatch: pytest.MonkeyPatch) ->
 def test_the_greatest_probability_is_that_of_the_label() -> None:
     pixels = scene()
     valid = np.ones(pixels.shape[1:], np.bool_)
-    predictor = TorchPredictor(net(), card(), STRIDE, Engine())
+    predictor = TorchPredictor(net(), card(), STRIDE, Engine(), shares=False)
     found = predictor.layers(pixels, valid, everything(pixels), ("classes", *BOTH))
     values = np.array([info.value for info in card().classes])
     channel = (found["classes"][None] == values[:, None, None]).argmax(axis=0)
@@ -127,14 +130,49 @@ def test_what_a_network_gives_is_told_by_its_last_operation(
     assert gives_shares(network, 3, 64) == expected
 
 
+class Unfollowed(nn.Module):
+    """What the network gives, by a way that depends on numbers: it can't be traced."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> Tensor:
+        """The network's own scores."""
+        scores: Tensor = self.network(image)
+        return scores if float(image.sum()) > 1e9 else scores.clone()
+
+
+@pytest.mark.parametrize("last", [nn.Softmax(dim=1), nn.Sigmoid(), nn.Identity()])
+def test_a_network_that_cannot_be_followed_is_tried(last: nn.Module) -> None:
+    network = Unfollowed(nn.Sequential(net(), last))
+    with pytest.raises(ExportError):
+        export(network, 3, 64, 64)
+    assert gives_shares(network, 3, STRIDE) == (not isinstance(last, nn.Identity))
+
+
+def test_networks_are_traced_one_at_a_time() -> None:
+    networks = [nn.Sequential(net(), last) for last in (nn.Softmax(dim=1), nn.Identity())] * 2
+    with ThreadPoolExecutor(4) as pool:
+        found = pool.map(lambda network: gives_shares(network, 3, STRIDE), networks)
+        assert list(found) == [True, False, True, False]
+
+
+def test_probabilities_need_to_know_what_scores_are() -> None:
+    pixels = scene()
+    predictor = TorchPredictor(net(), card(), STRIDE, Engine())
+    with pytest.raises(ValueError, match="told `shares`"):
+        predictor.layers(pixels, pixels[0] > 0, everything(pixels), [CONFIDENCE])
+
+
 def test_a_softmax_is_not_taken_twice() -> None:
     pixels, plain = scene(), net()
     valid = np.ones(pixels.shape[1:], np.bool_)
     shared = nn.Sequential(plain, nn.Softmax(dim=1))
     first, second = (
-        TorchPredictor(network, card(), STRIDE, Engine()).layers(
-            pixels, valid, everything(pixels), BOTH
-        )
+        TorchPredictor(
+            network, card(), STRIDE, Engine(), shares=gives_shares(network, 3, STRIDE)
+        ).layers(pixels, valid, everything(pixels), BOTH)
         for network in (plain, shared)
     )
     for name in BOTH:

@@ -1,4 +1,7 @@
-"""Probabilities and confidence beside a map are the same bytes, whatever happens to a run."""
+"""Probabilities and confidence beside a map are those of the whole image, whatever happens.
+
+They are those of a softmax in float64 to half a step of 1/250, and a hundredth for rounding.
+"""
 
 import hashlib
 import re
@@ -9,8 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+import torch
 import xarray
+from torch import nn
+from torch.export import ExportedProgram
 
+from segpipe.models import certainty as certainties
+from segpipe.models.footprints.exported import export
+from segpipe.models.package import SegmentationModel
 from segpipe.pipeline import storage
 from segpipe.pipeline.errors import FingerprintMismatchError
 from segpipe.workflows.errors import OptionError
@@ -19,7 +28,10 @@ from tests import toys
 from tests.workflows.conftest import Command
 
 MODEL = toys.small()
+SHARED = SegmentationModel(nn.Sequential(MODEL.network, nn.Softmax(dim=1)), MODEL.card)
 PIXELS = toys.landscape(400, 520)
+VALID = (PIXELS != 0).all(axis=0)
+HALF = 0.51
 
 
 class Killed(BaseException):
@@ -31,12 +43,20 @@ def scene(tmp_path: Path) -> Path:
     return toys.write_scene(tmp_path / "scene.tif", PIXELS)
 
 
-def mapped(scene: Path, folder: Path, *, tile: int = 256, suffix: str = ".tif", **more: Any) -> Any:
+def mapped(
+    scene: Path,
+    folder: Path,
+    *,
+    model: SegmentationModel = MODEL,
+    tile: int = 256,
+    suffix: str = ".tif",
+    **more: Any,
+) -> Any:
     """The report of a run with both layers."""
     folder.mkdir(exist_ok=True)
     return run(
         scene,
-        model=MODEL,
+        model=model,
         output=folder / "map.tif",
         tile=tile,
         precision="fp32",
@@ -54,6 +74,54 @@ def digests(folder: Path) -> dict[str, str]:
         for path in files
         if ".segpipe-" not in str(path.relative_to(folder))
     }
+
+
+@pytest.mark.parametrize("model", [MODEL, SHARED], ids=["scores", "shares"])
+def test_they_are_those_of_the_whole_image(
+    model: SegmentationModel, scene: Path, tmp_path: Path
+) -> None:
+    report = mapped(scene, tmp_path / "a", model=model)
+    with (
+        rasterio.open(report.output) as labels,
+        rasterio.open(report.probabilities) as shares,
+        rasterio.open(report.confidence) as sure,
+    ):
+        made, found, certain = labels.read(1), shares.read(), sure.read()
+        assert shares.descriptions == tuple(info.name for info in MODEL.card.classes)
+        assert sure.descriptions == ("confidence", "margin")
+    stride = MODEL.footprint.stride
+    scores = toys.whole_scores(MODEL.network, MODEL.card, stride, PIXELS, VALID)
+    expected = scores.double().softmax(dim=0)
+    first, second = expected.topk(2, dim=0).values
+    wanted = torch.cat([expected, first[None], (first - second)[None]]).numpy()
+    told = np.concatenate([found, certain])
+    assert np.abs(told - 250 * wanted)[:, VALID].max() <= HALF
+    assert (told[:, ~VALID] == 255).all()
+    assert (made[~VALID] == 255).all()
+    assert np.array_equal(found.max(axis=0), certain[0])
+    # The histogram counts every pixel that has a class.
+    assert sum(report.sureness) == report.valid_pixels
+    bins = np.histogram(certain[0][VALID], np.append(np.arange(0, 250, 10), 251))[0]
+    assert report.sureness == tuple(bins)
+    told_json = report.to_dict()
+    assert told_json["probabilities"] == str(report.probabilities)
+    assert told_json["confidence"] == str(report.confidence)
+
+
+def test_what_scores_are_is_found_before_there_are_threads(
+    scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def trace(*arguments: Any) -> ExportedProgram:
+        asked.append(threading.current_thread())
+        return export(*arguments)
+
+    monkeypatch.setattr(certainties, "export", trace)
+    run(scene, model=MODEL, output=tmp_path / "plain.tif", tile=256, precision="fp32")
+    assert not asked
+    mapped(scene, tmp_path / "a")
+    assert asked == [threading.main_thread()]
 
 
 def test_tiles_and_layers_change_no_byte(scene: Path, tmp_path: Path) -> None:
