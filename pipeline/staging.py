@@ -28,6 +28,12 @@ from segpipe.pipeline.maps.layer import CLASSES
 from segpipe.pipeline.maps.publish import put_back
 from segpipe.pipeline.receipt import Receipt
 
+_STAGED = ".segpipe-"
+"""Stands between the output's name and the fingerprint in a staging folder's name."""
+
+_REMOVED = ".removed-"
+"""Stands there in the name of a folder that isn't needed any more."""
+
 
 @dataclass(frozen=True, slots=True)
 class Staging:
@@ -89,7 +95,7 @@ class Staging:
 
 def staged_beside(output: Path) -> list[Path]:
     """The staging folders of all runs that were begun for this output."""
-    return sorted(output.parent.glob(f".{_escaped(output.name)}.segpipe-*"))
+    return sorted(output.parent.glob(f".{_escaped(output.name)}{_STAGED}*"))
 
 
 def begun(output: Path) -> Fields | None:
@@ -115,7 +121,7 @@ def staging(
             is writing right now.
         StorageError: the folder can't be written.
     """
-    mine = Staging(output.with_name(f".{output.name}.segpipe-{digest(fields)[:16]}"))
+    mine = Staging(output.with_name(f".{output.name}{_STAGED}{digest(fields)[:16]}"))
     if new_run:
         for folder in staged_beside(output):
             with _locked(folder, output):
@@ -137,10 +143,20 @@ def staging(
 def discard(finished: Staging) -> None:
     """Removes a staging folder whose map is published.
 
-    `run.json` goes first, so that a folder that was removed halfway is never taken for a run.
+    It loses its name first, at once: a folder that was removed halfway is never taken for a run.
     """
-    storage.remove(finished.run)
-    storage.remove(finished.folder)
+    name, _, fingerprint = finished.folder.name.rpartition(_STAGED)
+    removed = finished.folder.with_name(f"{name}{_REMOVED}{fingerprint}")
+    storage.rename(finished.folder, removed)
+    storage.remove(removed)
+
+
+def sweep_discarded(output: Path) -> None:
+    """Removes what is left of staging folders whose removal was killed."""
+    for folder in output.parent.glob(f".{_escaped(output.name)}{_REMOVED}*"):
+        # Whoever holds the lock is removing it at this moment.
+        with contextlib.suppress(FingerprintMismatchError), _locked(folder, output):
+            storage.remove(folder)
 
 
 def _refuse(folder: Path, output: Path, fields: Fields) -> None:

@@ -19,7 +19,7 @@ from segpipe.pipeline.mapping import peak_rss, this_process
 from segpipe.pipeline.maps.label_store import STORE_MARKS
 from segpipe.pipeline.receipt import Receipt, total, total_confidence
 from segpipe.pipeline.scenes.location import is_remote, place_of
-from segpipe.pipeline.staging import discard, staged_beside, staging
+from segpipe.pipeline.staging import discard, staged_beside, staging, sweep_discarded
 from segpipe.workflows.catalogue import Model, find
 from segpipe.workflows.errors import OptionError
 from segpipe.workflows.plan import THREADS, Method, Preparation, prepare, target
@@ -163,6 +163,7 @@ def run(
     products = replace(products, stac=ItemTarget.of(stac, datetime, series.member, ready))
     asked = wanted(ready, zarr_format, origin.arguments)
     series.refuse_finished(ready.output, asked, overwrite=overwrite)
+    sweep_discarded(ready.output)
     if not staged_beside(ready.output):
         _refuse_existing(ready.output, overwrite)
         products.refuse_existing(overwrite=overwrite)

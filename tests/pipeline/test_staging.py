@@ -11,7 +11,7 @@ from segpipe.pipeline import storage
 from segpipe.pipeline.errors import FingerprintMismatchError, StorageError
 from segpipe.pipeline.fingerprint import Fields
 from segpipe.pipeline.receipt import ClassCount, Receipt
-from segpipe.pipeline.staging import Staging, discard, staged_beside, staging
+from segpipe.pipeline.staging import Staging, discard, staged_beside, staging, sweep_discarded
 
 FIELDS: Fields = {"model": {"sha256": "aa"}, "options": {"tile": 256}}
 OTHER: Fields = {"model": {"sha256": "bb"}, "options": {"tile": 256}}
@@ -106,6 +106,21 @@ def test_half_written_files_are_swept(tmp_path: Path) -> None:
 
 def test_discarding_leaves_nothing(tmp_path: Path) -> None:
     discard(begin(tmp_path / "map.tif"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["map.tif", "a.segpipe-b.tif"])
+def test_a_folder_that_was_removed_halfway_is_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    output = tmp_path / name
+    staged = begin(output)
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "remove", lambda path: (path / "run.json").unlink())
+        discard(staged)
+    assert staged_beside(output) == []
+    assert len(list(tmp_path.iterdir())) == 1
+    sweep_discarded(output)
     assert list(tmp_path.iterdir()) == []
 
 
