@@ -89,6 +89,12 @@ def test_the_command_line_maps_plans_and_verifies_a_mosaic(
     assert (checked.code, checked.lines) == (0, [])
     wrong = segpipe("verify", *others, first, into, *words[3:], "--all")
     assert (wrong.code, len(wrong.lines)) == (10, 1)
+    bare, ruled = (
+        segpipe("run", *scenes, "-m", tiny_model, "-o", name, *rule).code
+        for name, rule in (("bare.tif", ("--mosaic",)), ("ruled.tif", ("--mosaic", "first")))
+    )
+    assert (bare, ruled) == (0, 0)
+    assert (tmp_path / "bare.tif").read_bytes() == (tmp_path / "ruled.tif").read_bytes()
     unruled = segpipe("plan", *scenes, "-m", tiny_model)
     assert (unruled.code, unruled.lines[0].partition(": ")[2]) == (
         2,

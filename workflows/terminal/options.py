@@ -170,8 +170,11 @@ resolution = click.option(
 mosaic = click.option(
     "--mosaic",
     type=click.Choice(["first", "last", "confident"]),
+    is_flag=False,
+    flag_value="first",
     help="Map several scenes as one, on the first one's grid; where several have a valid pixel, "
-    "the first or the last of them counts, or the one whose label by itself is the surest.",
+    "the first (also without a word) or the last of them counts, or the one whose label by itself "
+    "is the surest.",
 )
 tile = click.option(
     "--tile",
