@@ -120,7 +120,7 @@ class Run:
 
     def map_missing(self, watch: Watcher) -> Iterator[Receipt]:
         """Maps the tiles that aren't stored yet; gives their receipts as they come."""
-        plan, selection = self.ready.plan, self.ready.selection
+        plan, selection, job = self.ready.plan, self.ready.selection, self.job
         resumed = fresh = 0
 
         def tell() -> None:
@@ -130,13 +130,13 @@ class Run:
         def missing() -> Iterator[Piece]:
             nonlocal resumed
             for tile in selection.tiles():
-                if is_stored(self.job, tile):
+                if is_stored(job, tile):
                     resumed += 1
                     tell()
                 else:
                     yield selection.piece(tile)
 
-        for receipt in self.runner.map(partial(map_one, self.job, self.engine), missing()):
+        for receipt in self.runner.map(partial(map_one, job, self.engine), missing()):
             fresh += 1
             tell()
             yield receipt

@@ -110,11 +110,6 @@ def sentinel_names(band: str) -> tuple[str, ...]:
     return _MSI.get(band.upper(), ())
 
 
-def is_product(folder: Path) -> bool:
-    """Whether this folder is one Landsat or Sentinel-2 product."""
-    return product_bands(folder) is not None
-
-
 def product_bands(folder: Path) -> tuple[BandFile, ...] | None:
     """The bands of the product in a folder, by their numbers; None where it isn't one product.
 

@@ -8,7 +8,6 @@ from rasterio.transform import Affine
 
 from segpipe.pipeline.errors import InputRefusedError
 from segpipe.pipeline.scenes.product import (
-    is_product,
     product_bands,
     sentinel_scaling,
     usual_scaling,
@@ -138,8 +137,8 @@ def test_metadata_that_say_nothing_sound_change_nothing(tmp_path: Path, text: st
 def test_files_of_two_products_are_not_one_scene(tmp_path: Path) -> None:
     landsat(landsat(tmp_path / "x"), LANDSAT_5)
     assert product_bands(tmp_path / "x") is None
-    assert not is_product(tmp_path)
-    assert not is_product(tmp_path / "missing")
+    assert product_bands(tmp_path) is None
+    assert product_bands(tmp_path / "missing") is None
 
 
 def test_a_band_that_the_product_lacks_is_refused_with_those_that_it_has(tmp_path: Path) -> None:

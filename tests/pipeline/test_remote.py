@@ -21,7 +21,7 @@ from segpipe.pipeline.scenes.location import Address, is_remote, place_of, shown
 from segpipe.pipeline.scenes.remote import PAGE
 from segpipe.pipeline.scenes.scene import Scene, open_scene
 from segpipe.pipeline.window import Window
-from tests.servers import RETRIES, Fault, Files, bucket, hide_settings, serving
+from tests.servers import RETRIES, Fault, Files, hide_settings, serving
 
 NOISE = np.random.default_rng(5).integers(1, 60000, (3, 700, 640)).astype(np.uint16)
 NEAR = Window(100, 60, 500, 520)
@@ -79,18 +79,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_zarr(folder / f"{version}.zarr", version)
         write_zarr(folder / f"loose{version}.zarr", version, consolidated=False)
     return folder
-
-
-@pytest.fixture
-def served(folder: Path) -> Iterator[Files]:
-    with serving(folder) as files:
-        yield files
-
-
-@pytest.fixture(scope="module")
-def endpoint(folder: Path) -> Iterator[str]:
-    with bucket("scenes", folder) as endpoint:
-        yield endpoint
 
 
 @pytest.fixture(autouse=True)

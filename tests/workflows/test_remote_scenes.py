@@ -1,7 +1,6 @@
 """Scenes on the network and steps of Zarr stores, from the command line."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import rasterio
 import xarray
 from numpy.typing import NDArray
 
-from tests.servers import Fault, Files, bucket, hide_settings, serving
+from tests.servers import Fault, Files, hide_settings, serving
 from tests.workflows.conftest import Command, noise
 
 NAMES = ("red", "green", "blue")
@@ -61,18 +60,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_cog(folder / "my scene.tif", pixels)
     write_zarr(folder / "store.zarr", {"img": (("band", "y", "x"), pixels)}, {"band": list(NAMES)})
     return folder
-
-
-@pytest.fixture
-def served(folder: Path) -> Iterator[Files]:
-    with serving(folder) as files:
-        yield files
-
-
-@pytest.fixture(scope="module")
-def endpoint(folder: Path) -> Iterator[str]:
-    with bucket("scenes", folder) as endpoint:
-        yield endpoint
 
 
 @pytest.fixture(autouse=True)

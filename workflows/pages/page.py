@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from segpipe.pipeline import storage
-from segpipe.pipeline.errors import FingerprintMismatchError, StorageError
+from segpipe.pipeline.errors import StorageError
 from segpipe.pipeline.fingerprint import Fields
 from segpipe.workflows.errors import OptionError
 from segpipe.workflows.pages import page_sections as sections
@@ -22,13 +22,12 @@ from segpipe.workflows.results.again import Origin
 from segpipe.workflows.results.report import Report
 
 
-def page_target(path: str | Path | None, *, overwrite: bool) -> Path | None:
+def page_target(path: str | Path | None) -> Path | None:
     """Where a page is written, absolute; None where none is asked for.
 
     Raises:
         OptionError: it doesn't end in .html.
         StorageError: its folder isn't there, or can't be written to.
-        FingerprintMismatchError: it is there already, and `overwrite` is false.
     """
     if path is None:
         return None
@@ -38,10 +37,6 @@ def page_target(path: str | Path | None, *, overwrite: bool) -> Path | None:
     if place.is_dir() or not os.access(place.parent, os.W_OK | os.X_OK):
         what = "is a folder" if place.is_dir() else "isn't in a folder that can be written to"
         raise StorageError(f"the report {place} {what}; name another file with --report")
-    if place.exists() and not overwrite:
-        raise FingerprintMismatchError(
-            f"{place} exists; name another page with --report, or replace it with --overwrite"
-        )
     return place
 
 

@@ -49,7 +49,7 @@ class Products:
             )
         return cls(
             None if polygons is None else polygon_target(polygons, overwrite=True),
-            page_target(report, overwrite=True),
+            page_target(report),
             Certainty.of(probabilities, confidence, counted=report is not None),
             form=form,
         )
