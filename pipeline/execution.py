@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeVar, cast, runtime_checkable
 
 from dask import config
 from distributed import Client, LocalCluster, Worker, WorkerPlugin, as_completed, get_worker
@@ -39,8 +39,23 @@ _PATIENCE = 10
 _LOST = (CommClosedError, FutureCancelledError, asyncio.CancelledError, TimeoutError)
 
 
+@runtime_checkable
+class Named(Protocol):
+    """An item by whose name its task is found on Dask's dashboard."""
+
+    @property
+    def name(self) -> str:
+        """Its place among the others."""
+        ...
+
+
 class Runner(Protocol[Held]):
     """Calls functions with the resident of a worker process."""
+
+    @property
+    def dashboard(self) -> str | None:
+        """The address of Dask's dashboard, where there is one."""
+        ...
 
     def call(self, function: Callable[[Held], Result]) -> Result:
         """What the function gives on one worker."""
@@ -58,6 +73,11 @@ class Serial(Generic[Resident]):
     """One item after another in this thread: the oracle of the others."""
 
     resident: Resident
+
+    @property
+    def dashboard(self) -> str | None:
+        """None."""
+        return None
 
     def call(self, function: Callable[[Resident], Result]) -> Result:
         """What the function gives."""
@@ -90,6 +110,11 @@ class Cluster(Generic[Resident]):
 
     client: Client
     name: str
+
+    @property
+    def dashboard(self) -> str | None:
+        """The address of the scheduler's pages."""
+        return self.client.dashboard_link or None
 
     @property
     def slots(self) -> int:
@@ -159,7 +184,8 @@ class Cluster(Generic[Resident]):
         item: Item,
         running: dict[Any, Item],
     ) -> Any:
-        key = f"segpipe-{uuid.uuid4().hex}"
+        place = item.name if isinstance(item, Named) else "call"
+        key = f"{self.name}-{place}-{uuid.uuid4().hex[:8]}"
         future = self.client.submit(_on_worker, self.name, function, item, key=key)
         running[future] = item
         return future
@@ -167,16 +193,19 @@ class Cluster(Generic[Resident]):
 
 @contextlib.contextmanager
 def embedded(
-    resident: Resident, *, workers: int = 1, threads: int = 3
+    resident: Resident, *, workers: int = 1, threads: int = 3, run: str = ""
 ) -> Iterator[Cluster[Resident]]:
     """A cluster inside this machine that listens on the loopback interface alone.
 
     One worker shares this process, so that the resident is neither copied nor pickled; several
-    are processes of their own. Three threads read, predict and write side by side.
+    are processes of their own. Three threads read, predict and write side by side. The names of
+    tasks begin with `segpipe-` and `run`.
     """
     shared = workers == 1
+    pages = str(config.get("distributed.dashboard.link")).replace("{host}", _LOOPBACK)
     with (
         _quiet(),
+        config.set({"distributed.dashboard.link": pages}),
         LocalCluster(
             n_workers=workers,
             threads_per_worker=threads,
@@ -189,7 +218,7 @@ def embedded(
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
-        name = f"segpipe-{uuid.uuid4().hex}"
+        name = _unique(run)
         if shared:
             (worker,) = cluster.workers.values()
             client.sync(worker.plugin_add, plugin=_Residence(name, resident), name=name)
@@ -201,9 +230,15 @@ def embedded(
 
 @contextlib.contextmanager
 def existing(
-    resident: Resident, *, scheduler: str | None = None, scheduler_file: str | None = None
+    resident: Resident,
+    *,
+    scheduler: str | None = None,
+    scheduler_file: str | None = None,
+    run: str = "",
 ) -> Iterator[Cluster[Resident]]:
     """A cluster that somebody else started, found by its address or its scheduler file.
+
+    The names of tasks begin with `segpipe-` and `run`.
 
     Raises:
         ClusterError: there is no scheduler, or it has no workers.
@@ -225,7 +260,7 @@ def existing(
                 f"the Dask scheduler at {place} has no workers; start some with "
                 f"`dask worker {place}`"
             ) from error
-        name = f"segpipe-{uuid.uuid4().hex}"
+        name = _unique(run)
         try:
             with _losses_reported():
                 _require_one_version(client)
@@ -236,6 +271,11 @@ def existing(
                 "version of segpipe there"
             ) from error
         yield Cluster(client, name)
+
+
+def _unique(run: str) -> str:
+    """What a resident is called on its cluster: two clients may drive the same run."""
+    return "-".join(["segpipe", *filter(None, [run]), uuid.uuid4().hex[:12]])
 
 
 def _address(scheduler_file: Path) -> str:

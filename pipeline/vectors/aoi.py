@@ -70,6 +70,11 @@ class Piece:
         return cls(tile, zlib.compress(np.packbits(wanted).tobytes(), 1))
 
     @property
+    def name(self) -> str:
+        """The tile's."""
+        return self.tile.name
+
+    @property
     def wanted(self) -> Mask | None:
         """True where a pixel of the core is wanted, (row, column); None where all are."""
         if self.packed is None:

@@ -13,10 +13,13 @@ from pathlib import Path
 import psutil
 import pytest
 from dask import config
+from distributed import get_worker
 
 from segpipe.pipeline import versions
 from segpipe.pipeline.errors import ClusterError, InputRefusedError, TilesFailedError
 from segpipe.pipeline.execution import Cluster, Serial, embedded, existing
+from segpipe.pipeline.plan import Tile
+from segpipe.pipeline.window import Window
 
 
 def scaled(factor: int, item: int) -> int:
@@ -33,6 +36,10 @@ def deadly(_: int, item: int) -> int:
     if item == 3:
         os.kill(os.getpid(), signal.SIGKILL)
     return item
+
+
+def own_key(_: str, tile: Tile) -> str:
+    return str(get_worker().get_current_task())
 
 
 def place(resident: object) -> int:
@@ -198,3 +205,13 @@ def test_versions_differ_in_words() -> None:
     assert not versions.differences(here, {"numpy": "2.2"})
     there = {**here, "numpy": "2.1", "zarr": "none"}
     assert versions.differences(here, there) == "numpy 2.1 instead of 2.2, zarr none instead of 3.1"
+
+
+def test_tasks_are_named_after_the_run_and_the_tile() -> None:
+    tile = Tile(4, 7, Window(0, 0, 1, 1), Window(0, 0, 1, 1))
+    with embedded("resident", run="1a2b3c4d") as cluster:
+        assert cluster.dashboard
+        assert cluster.dashboard.startswith("http://127.0.0.1:")
+        (key,) = cluster.map(own_key, [tile])
+    assert key.startswith("segpipe-1a2b3c4d-")
+    assert "-4.7-" in key
