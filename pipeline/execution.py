@@ -22,6 +22,7 @@ from distributed import Client, LocalCluster, Worker, WorkerPlugin, as_completed
 from distributed.client import FutureCancelledError
 from distributed.comm.core import CommClosedError
 from distributed.scheduler import KilledWorker
+from distributed.security import Security
 
 from segpipe.pipeline.errors import ClusterError, TilesFailedError
 from segpipe.pipeline.scenes.raster import WORKER_ENVIRONMENT
@@ -247,6 +248,7 @@ def existing(
     with _quiet(), contextlib.ExitStack() as stack:
         try:
             address = scheduler or _address(Path(place))
+            _require_certificates(address)
             client = stack.enter_context(Client(address, timeout=_PATIENCE, set_as_default=False))
         except (OSError, TimeoutError, ValueError) as error:
             raise ClusterError(
@@ -271,6 +273,39 @@ def existing(
                 "version of segpipe there"
             ) from error
         yield Cluster(client, name)
+
+
+def configured() -> str | None:
+    """The address of the scheduler that Dask's configuration or environment names."""
+    address: str | None = config.get("scheduler-address", None)
+    return address or None
+
+
+def _require_certificates(address: str) -> None:
+    """Passes if Dask's settings have what this address takes; a `Client` would hang without.
+
+    Raises:
+        ClusterError: there are no certificates, or they can't be read, or encryption is required.
+    """
+    security = Security()
+    try:
+        has_certificates = security.get_connection_args("client")["ssl_context"] is not None
+    except OSError as error:
+        raise ClusterError(
+            f"the certificates that Dask's configuration names can't be read ({_short(error)}); "
+            "see distributed.comm.tls there"
+        ) from error
+    encrypted = address.startswith(("tls://", "wss://"))
+    if encrypted and not has_certificates:
+        raise ClusterError(
+            f"the Dask scheduler at {address} takes certificates, and Dask's configuration has "
+            "none; set ca-file, client.cert and client.key under distributed.comm.tls"
+        )
+    if security.require_encryption and not encrypted:
+        raise ClusterError(
+            f"Dask's configuration requires encryption, and {address} has none; start the "
+            "scheduler with `--protocol tls`"
+        )
 
 
 def _unique(run: str) -> str:
