@@ -8,6 +8,9 @@ SCENE := examples/landsat7-nc-2000.tif
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-cache-dir \
 	--constraint constraints.txt
 
+# A process for each core, and each file of tests in one of them.
+PYTEST := $(BIN)/pytest --numprocesses logical --dist loadfile
+
 .PHONY: help map test slow check picture model clean
 
 help:
@@ -22,10 +25,10 @@ map: $(VENV)/run.stamp
 	$(BIN)/segpipe run $(SCENE) --overwrite --new-run
 
 test: $(VENV)/dev.stamp
-	$(BIN)/pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 slow: $(VENV)/dev.stamp
-	$(BIN)/pytest -m slow
+	$(PYTEST) -m slow
 
 check: $(VENV)/dev.stamp
 	$(BIN)/ruff format --check
