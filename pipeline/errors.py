@@ -49,6 +49,23 @@ class TilesFailedError(PipelineError):
     exit_code = 9
 
 
+class WorkerDiedError(TilesFailedError):
+    """A tile ended each process that tried it."""
+
+
+class OverdueError(TilesFailedError):
+    """A tile took longer than it may."""
+
+
+class StoppedError(PipelineError):
+    """The time that a run was given is over; what is left is done when the same command is typed.
+
+    The code is EX_TEMPFAIL of sysexits.h.
+    """
+
+    exit_code = 75
+
+
 class VerificationError(PipelineError):
     """What was stored isn't what the network says."""
 

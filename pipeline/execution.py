@@ -12,19 +12,30 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any, Generic, Protocol, TypeVar, cast, runtime_checkable
 
 from dask import config
-from distributed import Client, LocalCluster, Worker, WorkerPlugin, as_completed, get_worker
+from dask.utils import parse_timedelta
+from distributed import Client, LocalCluster, Worker, WorkerPlugin, get_worker
 from distributed.client import FutureCancelledError
 from distributed.comm.core import CommClosedError
+from distributed.config import defaults
 from distributed.scheduler import KilledWorker
 from distributed.security import Security
 
-from segpipe.pipeline.errors import ClusterError, TilesFailedError
+from segpipe.pipeline.errors import (
+    ClusterError,
+    OverdueError,
+    StoppedError,
+    TilesFailedError,
+    WorkerDiedError,
+)
+from segpipe.pipeline.patience import STRICT, Deadlines, Failed, Patience, again_alone
 from segpipe.pipeline.scenes.raster import WORKER_ENVIRONMENT
 from segpipe.pipeline.versions import differences, installed
 
@@ -36,6 +47,12 @@ Result = TypeVar("Result")
 _LOOPBACK = "127.0.0.1"
 _PATIENCE = 10
 """Seconds to wait for a scheduler or for its first worker."""
+
+_BEAT = 5.0
+"""Seconds of silence after which the scheduler is asked whether it is there."""
+
+_NO_WORKERS = 60.0
+"""Seconds that a scheduler may be without workers, where Dask's configuration doesn't say."""
 
 _LOST = (CommClosedError, FutureCancelledError, asyncio.CancelledError, TimeoutError)
 
@@ -68,12 +85,22 @@ class Runner(Protocol[Held]):
         """What the function gives for each item, in the order in which they are finished."""
         ...
 
+    def attempt(
+        self,
+        function: Callable[[Held, Item], Result],
+        items: Iterable[Item],
+        patience: Patience,
+    ) -> Iterator[Result | Failed[Item]]:
+        """Likewise; an item that failed alone too comes as `Failed`."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Serial(Generic[Resident]):
     """One item after another in this thread: the oracle of the others."""
 
     resident: Resident
+    deadlines: Deadlines = field(default_factory=Deadlines, compare=False, repr=False)
 
     @property
     def dashboard(self) -> str | None:
@@ -90,6 +117,34 @@ class Serial(Generic[Resident]):
         """What the function gives for each item, in their order."""
         return (function(self.resident, item) for item in items)
 
+    def attempt(
+        self,
+        function: Callable[[Resident, Item], Result],
+        items: Iterable[Item],
+        patience: Patience,
+    ) -> Iterator[Result | Failed[Item]]:
+        """What the function gives for each item, in their order, then for those tried again.
+
+        Raises:
+            StoppedError: the time is over; an item that was begun is finished first.
+        """
+        return again_alone(partial(self._pass, function, patience), items)
+
+    def _pass(
+        self,
+        function: Callable[[Resident, Item], Result],
+        patience: Patience,
+        items: Iterable[Item],
+    ) -> Iterator[Result | Failed[Item]]:
+        for item in items:
+            _require_time(patience)
+            try:
+                yield self.deadlines.call(patience.deadline, partial(function, self.resident, item))
+            except OverdueError as error:
+                yield Failed(item, error)
+            except patience.forgiven as error:
+                yield Failed(item, error)
+
 
 class _Residence(WorkerPlugin):
     """Keeps the resident in a worker process that has the versions of the process it came from."""
@@ -98,6 +153,7 @@ class _Residence(WorkerPlugin):
         self.name = name
         self.resident = resident
         self.skew = ""
+        self.deadlines = Deadlines()
         self._versions = installed()
 
     def setup(self, worker: Worker) -> None:
@@ -133,63 +189,173 @@ class Cluster(Generic[Resident]):
         """What the function gives for each item, in the order in which they are finished.
 
         Raises:
-            ClusterError: the scheduler was lost.
+            ClusterError: the scheduler or all workers were lost.
             TilesFailedError: an item killed its worker each time it was tried, alone at last.
         """
-        suspects: list[Item] = []
-        yield from self._pass(function, items, suspects)
-        # A worker that dies takes innocent tasks with it: each suspect gets a chance alone.
         guilty: list[Item] = []
-        for suspect in suspects:
-            yield from self._pass(function, [suspect], guilty)
+        for outcome in self.attempt(function, items, STRICT):
+            if isinstance(outcome, Failed):
+                guilty.append(outcome.item)
+            else:
+                yield outcome
         if guilty:
             raise TilesFailedError(
                 f"{len(guilty)} tiles killed every worker that tried them, the first is "
                 f"{guilty[0]}; give the workers more memory, or a smaller --tile"
             )
 
-    def _pass(
+    def attempt(
         self,
         function: Callable[[Resident, Item], Result],
         items: Iterable[Item],
-        killers: list[Item],
-    ) -> Iterator[Result]:
-        source = iter(items)
-        started = finished = 0
-        running: dict[Any, Item] = {}
-        with _losses_reported():
-            # Twice the slots keeps every worker busy; more would only fill the scheduler.
-            completed = as_completed(loop=self.client.loop)
-            for item in itertools.islice(source, 2 * max(self.slots, 1)):
-                completed.add(self._submit(function, item, running))
-                started += 1
-            for future in completed:
-                finished += 1
-                item = running.pop(future)
-                for following in itertools.islice(source, 1):
-                    completed.add(self._submit(function, following, running))
-                    started += 1
-                try:
-                    result = future.result()
-                except KilledWorker:
-                    killers.append(item)
-                else:
-                    yield result
-            # When a scheduler dies, as_completed ends as if all were done.
-            if finished < started or self.client.status != "running":
-                raise CommClosedError("the scheduler is gone")
+        patience: Patience,
+    ) -> Iterator[Result | Failed[Item]]:
+        """What the function gives for each item, or `Failed` where it failed alone too.
 
-    def _submit(
+        Raises:
+            ClusterError: the scheduler or all workers were lost.
+            StoppedError: the time is over; what is in flight is left.
+        """
+        return again_alone(partial(self._pass, function, patience), items)
+
+    def _pass(
         self,
         function: Callable[[Resident, Item], Result],
-        item: Item,
-        running: dict[Any, Item],
+        patience: Patience,
+        items: Iterable[Item],
+    ) -> Iterator[Result | Failed[Item]]:
+        source = iter(items)
+        finished: SimpleQueue[Any] = SimpleQueue()
+        running: dict[Any, Item] = {}
+
+        def submit(count: int) -> None:
+            for item in itertools.islice(source, count):
+                future = self._submit(function, item, patience.deadline)
+                running[future] = item
+                future.add_done_callback(finished.put)
+
+        with _losses_reported(self.client):
+            # Twice the slots keeps every worker busy; more would only fill the scheduler.
+            submit(2 * max(self.slots, 1))
+            pulse = _Pulse(self.client)
+            while running:
+                future = pulse.wait(finished, patience)
+                try:
+                    outcome = self._outcome(future, running[future], patience)
+                except TimeoutError:
+                    # The worker that has the result doesn't give it; it will be made again.
+                    pulse.feel()
+                    finished.put(future)
+                    continue
+                del running[future]
+                submit(1)
+                yield outcome
+
+    def _outcome(self, future: Any, item: Item, patience: Patience) -> Any:
+        """What a finished task gave, or `Failed`.
+
+        Raises:
+            TimeoutError: the result doesn't come.
+        """
+        try:
+            result = future.result(timeout=_BEAT if future.status == "finished" else None)
+        except KilledWorker:
+            return Failed(item, WorkerDiedError("it ended every process that tried it"))
+        except patience.forgiven as error:
+            return Failed(item, error)
+        if isinstance(result, _LeftBehind):
+            self._restart(result)
+            return Failed(item, OverdueError(result.reason))
+        return result
+
+    def _restart(self, left: "_LeftBehind") -> None:
+        """Ends a worker in which a thread hangs, if there is a nanny that starts it again."""
+        if left.has_nanny:
+            with contextlib.suppress(*_LOST, OSError, KeyError, ValueError):
+                _within(
+                    self.client,
+                    _silence(),
+                    lambda: self.client.restart_workers([left.worker], raise_for_error=False),
+                )
+
+    def _submit(
+        self, function: Callable[[Resident, Item], Result], item: Item, deadline: float | None
     ) -> Any:
         place = item.name if isinstance(item, Named) else "call"
         key = f"{self.name}-{place}-{uuid.uuid4().hex[:8]}"
-        future = self.client.submit(_on_worker, self.name, function, item, key=key)
-        running[future] = item
-        return future
+        return self.client.submit(_on_worker, self.name, function, item, deadline, key=key)
+
+
+class _Pulse:
+    """Waits for tasks, and makes sure that there is still someone to wait for."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._manned = time.monotonic()
+
+    def wait(self, finished: "SimpleQueue[Any]", patience: Patience) -> Any:
+        """The next task that is finished.
+
+        Raises:
+            ClusterError: there have been no workers for too long.
+            CommClosedError, TimeoutError: the scheduler is gone, or doesn't answer.
+            StoppedError: the time is over.
+        """
+        while True:
+            left = _require_time(patience)
+            try:
+                return finished.get(timeout=min(left, _BEAT, _silence()))
+            except Empty:
+                self.feel()
+
+    def feel(self) -> None:
+        """Asks the scheduler for its workers."""
+        if self._client.status != "running":
+            raise CommClosedError("the connection is closed")
+        if _within(self._client, _silence(), lambda: cast(Awaitable[Any], self._client.nthreads())):
+            self._manned = time.monotonic()
+            return
+        given = config.get("distributed.scheduler.no-workers-timeout", None)
+        limit = _NO_WORKERS if given is None else parse_timedelta(given)
+        if time.monotonic() - self._manned > limit:
+            raise ClusterError(
+                f"the Dask scheduler at {_address_of(self._client)} has had no workers for "
+                f"{limit:g} s; what is finished is safe: start some, and type the same command "
+                "again"
+            )
+
+
+def _require_time(patience: Patience) -> float:
+    """Seconds that are left.
+
+    Raises:
+        StoppedError: there are none.
+    """
+    if patience.until is None:
+        return float("inf")
+    left = patience.until - time.monotonic()
+    if left <= 0:
+        raise StoppedError("the time that the run was given is over")
+    return left
+
+
+def _silence() -> float:
+    """Seconds after which whoever doesn't answer counts as lost."""
+    seconds: float = parse_timedelta(config.get("distributed.comm.timeouts.tcp"))
+    return seconds
+
+
+def _within(client: Client, seconds: float, call: Callable[[], Awaitable[Any]]) -> Any:
+    """What a coroutine of the client gives.
+
+    Raises:
+        TimeoutError: not in time.
+    """
+
+    async def bounded() -> Any:
+        return await asyncio.wait_for(call(), seconds)
+
+    return client.sync(bounded)
 
 
 @contextlib.contextmanager
@@ -264,7 +430,7 @@ def existing(
             ) from error
         name = _unique(run)
         try:
-            with _losses_reported():
+            with _losses_reported(client):
                 _require_one_version(client)
                 stack.enter_context(_settled(client, name, resident))
         except ImportError as error:
@@ -335,14 +501,31 @@ def _address(scheduler_file: Path) -> str:
         time.sleep(0.1)
 
 
-def _on_worker(name: str, function: Callable[[Resident, Item], Result], item: Item) -> Result:
+@dataclass(frozen=True, slots=True)
+class _LeftBehind:
+    """Where a thread goes on with an item that is overdue, and why that is so."""
+
+    worker: str
+    has_nanny: bool
+    reason: str
+
+
+def _on_worker(
+    name: str,
+    function: Callable[[Resident, Item], Result],
+    item: Item,
+    deadline: float | None,
+) -> Result | _LeftBehind:
     worker = get_worker()
     residence = worker.plugins[name]
     resident: Resident = residence.resident  # type: ignore[attr-defined]
     if skew := residence.skew:  # type: ignore[attr-defined]
         raise _skewed(f"the worker {worker.address}", skew)
+    deadlines: Deadlines = residence.deadlines  # type: ignore[attr-defined]
     try:
-        return function(resident, item)
+        return deadlines.call(deadline, partial(function, resident, item))
+    except OverdueError as error:
+        return _LeftBehind(worker.address, worker.nanny is not None, str(error))
     except BaseException as error:
         # Dask pickles causes too, and what can't be pickled (GDAL's errors) would arrive as a
         # bare `Exception`.
@@ -373,13 +556,15 @@ def _require_one_version(client: Client) -> None:
     """
     here = installed()
     # A scheduler needs no segpipe; Dask tells its versions.
-    scheduler = cast(Mapping[str, Any], client.get_versions())["scheduler"]
+    told = _within(client, _silence(), lambda: cast(Awaitable[Any], client.get_versions()))
+    scheduler = cast(Mapping[str, Any], told)["scheduler"]
     packages = {
         "python": ".".join(scheduler["host"]["python"].split(".")[:2]),
         **{name: scheduler["packages"][name] for name in ("dask", "distributed")},
     }
     found = {"the scheduler": packages}
-    for address, versions in sorted(client.run(installed).items()):
+    workers = _within(client, _silence(), lambda: client.run(installed))
+    for address, versions in sorted(workers.items()):
         found[f"the worker {address}"] = versions
     for who, versions in found.items():
         if skew := differences(here, versions):
@@ -402,17 +587,23 @@ def _settled(client: Client, name: str, resident: object) -> Iterator[None]:
     finally:
         if client.status == "running":
             with contextlib.suppress(*_LOST, OSError):
-                client.unregister_worker_plugin(name)
+                _within(client, _BEAT, lambda: client.unregister_worker_plugin(name))
 
 
 @contextlib.contextmanager
-def _losses_reported() -> Iterator[None]:
+def _losses_reported(client: Client) -> Iterator[None]:
+    address = _address_of(client)
     try:
         yield
     except _LOST as error:
         raise ClusterError(
-            f"the Dask scheduler was lost ({_short(error)}); what is finished is safe"
+            f"the Dask scheduler at {address} was lost ({_short(error)}); what is finished is "
+            "safe: the same command goes on there when there is a scheduler again"
         ) from error
+
+
+def _address_of(client: Client) -> str:
+    return str(getattr(client.scheduler, "address", "an unknown address"))
 
 
 @contextlib.contextmanager
@@ -426,13 +617,19 @@ def _quiet() -> Iterator[None]:
     }
     settings: dict[str, object] = environment | {
         "distributed.scheduler.allowed-failures": 3,
-        "distributed.scheduler.worker-ttl": "60s",
+        "distributed.scheduler.worker-ttl": _unless_set("distributed.scheduler.worker-ttl", "60s"),
         "distributed.comm.timeouts.connect": f"{_PATIENCE}s",
         # It looks at every thread a hundred times a second, beside the network.
         "distributed.worker.profile.enabled": False,
     }
     with config.set(settings):
         yield
+
+
+def _unless_set(name: str, ours: str) -> object:
+    """Our value of a setting, or the user's where it isn't Dask's own."""
+    theirs: object = config.get(name)
+    return ours if theirs == config.get(name, config=defaults) else theirs
 
 
 def _short(error: BaseException) -> str:
