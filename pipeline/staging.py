@@ -1,6 +1,6 @@
 """The hidden folder beside the output in which a run lives until it is published.
 
-    .NAME.segpipe-FINGERPRINT/
+    .NAME.segpipe-RUN-FINGERPRINT/
         run.json            what the fingerprint was made of; written last when the folder is made
         lock                held by the one process that drives the run
         store.zarr/         the map, chunk by chunk
@@ -65,7 +65,6 @@ class Staging:
         path = self._receipt(receipt.row, receipt.column)
         storage.make_folder(path.parent)
         storage.write(path, receipt.to_json())
-        storage.sync_folder(path.parent)
 
     def receipt(self, row: int, column: int) -> Receipt | None:
         """The tile's receipt, or None where there is none that can be read."""
@@ -80,7 +79,6 @@ class Staging:
         claim = self._claim(path)
         storage.make_folder(claim.parent)
         storage.write(claim, str(path).encode())
-        storage.sync_folder(claim.parent)
 
     def has_claimed(self, path: Path) -> bool:
         """Whether the file under `path` was claimed by an earlier process of this run."""
@@ -106,7 +104,12 @@ def begun(output: Path) -> Fields | None:
 
 @contextlib.contextmanager
 def staging(
-    output: Path, fields: Fields, *, new_run: bool, create: Callable[[Path], None]
+    output: Path,
+    fields: Fields,
+    *,
+    new_run: bool,
+    create: Callable[[Path], None],
+    run: str = "",
 ) -> Iterator[Staging]:
     """The run's staging folder, made or found again, locked while the block runs.
 
@@ -115,18 +118,19 @@ def staging(
         fields: what decides the map's bytes.
         new_run: throw away what other runs for the same output left, and what this one left.
         create: makes the empty store under the path that it is given.
+        run: what the run is called in its logs, for the folder's name.
 
     Raises:
         FingerprintMismatchError: another run for this output was begun with other fields, or
             is writing right now.
         StorageError: the folder can't be written.
     """
-    mine = Staging(output.with_name(f".{output.name}{_STAGED}{digest(fields)[:16]}"))
+    name = "-".join(filter(None, [run, digest(fields)[:16]]))
+    mine = Staging(output.with_name(f".{output.name}{_STAGED}{name}"))
     if new_run:
         for folder in staged_beside(output):
             with _locked(folder, output):
-                put_back(folder)
-                storage.remove(folder)
+                _throw_away(folder)
     for folder in staged_beside(output):
         if folder != mine.folder:
             _refuse(folder, output, fields)
@@ -134,21 +138,15 @@ def staging(
     with _locked(mine.folder, output):
         storage.sweep(mine.folder)
         if not mine.run.exists():
-            storage.remove(mine.store)
+            # It was killed while it was made: whatever is there already is of this very run.
             create(mine.store)
             storage.write(mine.run, json.dumps(fields, indent=2, sort_keys=True).encode())
         yield mine
 
 
 def discard(finished: Staging) -> None:
-    """Removes a staging folder whose map is published.
-
-    It loses its name first, at once: a folder that was removed halfway is never taken for a run.
-    """
-    name, _, fingerprint = finished.folder.name.rpartition(_STAGED)
-    removed = finished.folder.with_name(f"{name}{_REMOVED}{fingerprint}")
-    storage.rename(finished.folder, removed)
-    storage.remove(removed)
+    """Removes a staging folder whose map is published."""
+    _remove(finished.folder)
 
 
 def sweep_discarded(output: Path) -> None:
@@ -164,13 +162,30 @@ def _refuse(folder: Path, output: Path, fields: Fields) -> None:
     if before is None:
         # Killed while it was made or removed: nothing of value is inside.
         with _locked(folder, output):
-            storage.remove(folder)
+            _throw_away(folder)
         return
     changes = "; ".join(differences(before, fields))
     raise FingerprintMismatchError(
         f"an unfinished run for {output} was begun differently ({changes}); "
         f"type the command as it was to resume it, or add --new-run to start again"
     )
+
+
+def _throw_away(folder: Path) -> None:
+    """Removes a staging folder after what an overwrite had set aside there is back in its place."""
+    put_back(folder)
+    _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Removes a staging folder.
+
+    It loses its name first, at once: a folder that was removed halfway is never taken for a run.
+    """
+    name, _, fingerprint = folder.name.rpartition(_STAGED)
+    removed = folder.with_name(f"{name}{_REMOVED}{fingerprint}")
+    storage.rename(folder, removed)
+    storage.remove(removed)
 
 
 def _fields(folder: Path) -> Fields | None:
@@ -183,8 +198,7 @@ def _fields(folder: Path) -> Fields | None:
 
 @contextlib.contextmanager
 def _locked(folder: Path, output: Path) -> Iterator[None]:
-    with storage.reported("lock", folder):
-        descriptor = os.open(folder / "lock", os.O_CREAT | os.O_RDWR, 0o644)
+    descriptor = storage.open_lock(folder / "lock")
     try:
         try:
             # The kernel drops the lock with the process, however it ends.

@@ -1,7 +1,7 @@
 """Every change on a disk, in small steps that survive a crash.
 
-A step either happened or didn't; what a step wrote is on the disk when the next one begins. Tests
-replace `step` to stop, kill or fail a run before any of them.
+A step either happened or didn't; what a function here wrote is on the disk when it returns. Tests
+replace `step` to count the steps of a run, and to stop, kill or fail it before any of them.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ import glob
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from segpipe.pipeline.errors import StorageError
@@ -30,7 +30,12 @@ _REMEDIES = {
 
 
 def step(action: str, path: Path) -> None:
-    """Called before each change with its name and place; does nothing."""
+    """Called before each change with its kind and its place; does nothing.
+
+    Kinds are `make` a folder, `write` a file, `sync` a file or the names in a folder, `replace` and
+    `rename` (the place is the new name), and `remove`. What a library writes into a file is one
+    step, however often it writes.
+    """
 
 
 @contextlib.contextmanager
@@ -50,41 +55,52 @@ def reported(action: str, path: Path) -> Iterator[None]:
 
 def write(path: Path, data: bytes) -> None:
     """Puts `data` under `path`, whole or not at all, whatever stood there before."""
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_PARTIAL}")
-    with reported("write", path):
-        step("write", partial)
-        try:
-            with partial.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            step("replace", path)
-            partial.replace(path)
-        except OSError:
-            partial.unlink(missing_ok=True)
-            raise
+    _put(path, data)
+    sync(path.parent)
+
+
+def write_all(files: Mapping[Path, bytes | None]) -> None:
+    """Puts each file under its name, whole or not at all; where there is None, none is after.
+
+    Folders that are missing are made. Each folder is synchronised once, however many files it gets.
+    """
+    for folder in sorted({path.parent for path, data in files.items() if data is not None}):
+        make_folder(folder)
+    for path, data in files.items():
+        if data is not None:
+            _put(path, data)
+        elif path.exists():
+            _unlink(path)
+    for folder in sorted({path.parent for path in files}):
+        if folder.is_dir():
+            sync(folder)
 
 
 def make_folder(path: Path) -> None:
     """Makes a folder and the missing ones above it."""
-    with reported("make the folder", path):
-        step("make", path)
-        path.mkdir(parents=True, exist_ok=True)
-        _sync(path.parent)
+    missing = [folder for folder in (path, *path.parents) if not folder.is_dir()]
+    for folder in reversed(missing):
+        with reported("make the folder", folder):
+            step("make", folder)
+            folder.mkdir(exist_ok=True)
+        sync(folder.parent)
 
 
-def sync_folder(path: Path) -> None:
-    """Makes sure that the names in a folder survive a loss of power."""
+def sync(path: Path) -> None:
+    """Makes sure that a file's bytes, or the names in a folder, survive a loss of power."""
     with reported("write", path):
         step("sync", path)
-        _sync(path)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
-def sync_file(path: Path) -> None:
-    """Makes sure that a file that another library wrote survives a loss of power."""
-    with reported("write", path):
-        step("sync", path)
-        _sync(path)
+def sync_folders(path: Path) -> None:
+    """Makes sure of the names in a folder and in all folders below it."""
+    for folder, _, _ in os.walk(path):
+        sync(Path(folder))
 
 
 def rename(source: Path, destination: Path) -> None:
@@ -92,32 +108,46 @@ def rename(source: Path, destination: Path) -> None:
     with reported("write", destination):
         step("rename", destination)
         source.rename(destination)
-        _sync(destination.parent)
-        _sync(source.parent)
+    sync(destination.parent)
+    if source.parent != destination.parent:
+        sync(source.parent)
 
 
 def remove(path: Path) -> None:
     """Removes a file or a whole folder; nothing happens where there is none."""
-    with reported("remove", path):
-        step("remove", path)
-        if path.is_dir() and not path.is_symlink():
+    if path.is_dir() and not path.is_symlink():
+        with reported("remove", path):
+            step("remove", path)
             shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+    elif path.exists() or path.is_symlink():
+        _unlink(path)
+    else:
+        return
+    sync(path.parent)
 
 
 def sweep(folder: Path) -> None:
-    """Removes what writers that were killed left half-written under a folder."""
-    with reported("clean", folder):
-        for partial in folder.rglob(f".*{_PARTIAL}"):
-            partial.unlink(missing_ok=True)
+    """Removes what writers that were killed left half-written under a folder.
+
+    A folder that was made by a process that was killed before it could make sure of it is there
+    after a loss of power too.
+    """
+    for partial in folder.rglob(f".*{_PARTIAL}"):
+        _unlink(partial)
+    sync_folders(folder)
 
 
 def sweep_beside(path: Path) -> None:
     """Removes what writers of this one file that were killed left beside it."""
-    with reported("clean", path.parent):
-        for partial in path.parent.glob(f".{glob.escape(path.name)}.*{_PARTIAL}"):
-            partial.unlink(missing_ok=True)
+    for partial in path.parent.glob(f".{glob.escape(path.name)}.*{_PARTIAL}"):
+        _unlink(partial)
+
+
+def open_lock(path: Path) -> int:
+    """A descriptor of the file under `path`, which is made where it isn't there; for `flock`."""
+    with reported("lock", path.parent):
+        step("write", path)
+        return os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
 
 
 def free_bytes(folder: Path) -> int:
@@ -137,9 +167,27 @@ def require_free(folder: Path, size: float) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _put(path: Path, data: bytes) -> None:
+    """Writes, but for the sync of the folder."""
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_PARTIAL}")
+    with reported("write", path):
+        try:
+            step("write", partial)
+            with partial.open("xb") as file:
+                file.write(data)
+                file.flush()
+                step("sync", partial)
+                os.fsync(file.fileno())
+            step("replace", path)
+            partial.replace(path)
+        except OSError:
+            # On a disk that fails this may fail too; a sweep comes back for it.
+            with contextlib.suppress(StorageError):
+                _unlink(partial)
+            raise
+
+
+def _unlink(path: Path) -> None:
+    with reported("remove", path):
+        step("remove", path)
+        path.unlink(missing_ok=True)

@@ -83,12 +83,14 @@ def write_cog(
     _remove(partial, plain)
     try:
         with _reported(destination, scratch), rasterio.Env(GDAL_CACHEMAX=cache_bytes):
+            storage.step("write", plain)
             _write_plain(store, grid, layer, plain, tags)
+            storage.step("write", partial)
             rasterio.shutil.copy(plain, partial, driver="COG", **_COG, **_coding(layer))
             found = _compared(store, grid, partial)
             if layer.legend and counts is not None:
                 _verify(found, grid, layer.legend, partial, counts)
-        storage.sync_file(partial)
+        storage.sync(partial)
         storage.rename(partial, destination)
     finally:
         _remove(partial, plain)

@@ -151,7 +151,6 @@ class LabelStore:
     def _write_pam(self, text: bytes) -> None:
         name = f"{_METADATA[self._array.metadata.zarr_format]}.aux.xml"
         storage.write(self.path / self.array / name, text)
-        storage.sync_folder(self.path / self.array)
 
     @cached_property
     # In quotes: zarr 3.0 has no Array[...] when the program runs.
@@ -381,17 +380,9 @@ def _add_array(
 
 def _write_files(root: Path, files: Mapping[str, Buffer | None]) -> None:
     """Puts files under `root` and onto the disk; where there is None, there is no file after."""
-    for folder in sorted({(root / key).parent for key, data in files.items() if data is not None}):
-        if not folder.is_dir():
-            storage.make_folder(folder)
-    for key, data in files.items():
-        if data is not None:
-            storage.write(root / key, data.to_bytes())
-        elif (root / key).exists():
-            storage.remove(root / key)
-    for folder in sorted({(root / key).parent for key in files}):
-        if folder.is_dir():
-            storage.sync_folder(folder)
+    storage.write_all(
+        {root / key: None if data is None else data.to_bytes() for key, data in files.items()}
+    )
 
 
 def _units(start: int, end: int, unit: int, length: int) -> range | None:

@@ -86,6 +86,7 @@ def _publish(staged: Path, output: Path, side_cars: SideCars, overwrite: bool) -
             raise StorageError(
                 f"there is nothing at {staged} to publish as {output}; start anew with --new-run"
             )
+        storage.sync(output.parent)
         storage.remove(replaced)
         return
     if output.exists() and not overwrite:
@@ -100,10 +101,14 @@ def _publish(staged: Path, output: Path, side_cars: SideCars, overwrite: bool) -
                 storage.write(path, data)
             elif path.exists():
                 storage.remove(path)
-        storage.sync_folder(output.parent)
+        if staged.is_dir():
+            # Whoever made a folder may have been killed before it was sure of it.
+            storage.sync_folders(staged)
         storage.rename(staged, output)
     except StorageError:
-        _restore(output, side_cars, replaced)
+        # What was renamed is published, even if the disk can't say that it will stay.
+        if staged.exists():
+            _restore(output, side_cars, replaced)
         raise
     storage.remove(replaced)
 

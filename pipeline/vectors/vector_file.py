@@ -99,6 +99,7 @@ def write_features(
         finished = folder / path.name
         if path.suffix.lower() == PARQUET:
             with storage.reported("write", path):
+                storage.step("write", finished)
                 stored = geoparquet.write_geoparquet(finished, crs, empty, counted)
         else:
             stored = _write_with_gdal(path, finished, crs, empty, counted, style)
@@ -107,7 +108,7 @@ def write_features(
                 f"{path} would hold {stored:,} of {counted.polygons:,} polygons; check the disk "
                 "and type the same command again"
             )
-        storage.sync_file(finished)
+        storage.sync(finished)
         storage.rename(finished, path)
     finally:
         storage.remove(folder)
@@ -138,11 +139,14 @@ def _write_with_gdal(
     # A batch can be added to a GeoPackage alone, and without an index in half the time.
     plain = finished.with_name("plain.gpkg")
     with _writing(path):
+        storage.step("write", plain)
         _write(plain, crs, empty, append=False)
     for batch in batches:
         with _writing(path):
+            storage.step("write", plain)
             _write(plain, crs, batch, append=True)
     with _writing(path):
+        storage.step("write", finished)
         _copy(plain, finished, crs)
         if style is not None and finished.suffix.lower() == ".gpkg":
             _add_style(finished, style)

@@ -181,13 +181,13 @@ def test_every_byte_goes_through_the_storage_module(
     tmp_path: Path, zarr_format: ZarrFormat, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: dict[Path, bytes] = {}
-    write = storage.write
+    put = storage._put
 
     def noted(path: Path, data: bytes) -> None:
         written[path] = data
-        write(path, data)
+        put(path, data)
 
-    monkeypatch.setattr(storage, "write", noted)
+    monkeypatch.setattr(storage, "_put", noted)
     store = stored(
         tmp_path / "map.zarr", grid(600, 300), random_labels((600, 300)), zarr_format=zarr_format
     )

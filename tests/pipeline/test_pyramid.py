@@ -299,7 +299,8 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(
     assert number > 5
     for last in sorted({*range(0, number, -(-number // 12)), number - 1}):
         path = tmp_path / "killed.zarr"
-        shutil.rmtree(path, ignore_errors=True)
+        for left_over in (path, scratch):
+            shutil.rmtree(left_over, ignore_errors=True)
         shutil.copytree(fresh, path)
         with pytest.raises(Killed):
             attempt(path)

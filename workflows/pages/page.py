@@ -56,6 +56,7 @@ def write_page(
         CorruptInputError: the scene or the map can't be read.
         StorageError: the disk refuses.
     """
+    storage.sweep_beside(path)
     storage.write(path, page(report, ready, fields, origin).encode())
 
 
