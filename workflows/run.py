@@ -31,7 +31,7 @@ from segpipe.workflows.results.again import Origin
 from segpipe.workflows.results.map_item import ItemTarget
 from segpipe.workflows.results.products import Products
 from segpipe.workflows.results.report import ClassTotal, Report, Seconds
-from segpipe.workflows.stages import Progress, Run, Watcher, create_stores, fingerprint_of
+from segpipe.workflows.stages import Progress, Run, Watcher, create_stores, fingerprint_of, run_id
 
 
 def _unwatched(progress: Progress) -> None:
@@ -167,13 +167,14 @@ def run(
     if not staged_beside(ready.output):
         _refuse_existing(ready.output, overwrite)
         products.refuse_existing(overwrite=overwrite)
-    with _workers(ready, scheduler, scheduler_file, workers) as runner:
+    name = run_id(ready)
+    with _workers(ready, scheduler, scheduler_file, workers, name) as runner:
         decide = partial(decide_engine, ready.scene, ready.plan, device, precision, engine)
         chosen = runner.call(decide)
         fields = fingerprint_of(ready, chosen, zarr_format)
-        fill = partial(create_stores, ready, chosen, zarr_format)
-        with staging(ready.output, fields, new_run=new_run, create=fill) as staged:
-            begun = Run(ready, chosen, staged, runner)
+        fill = partial(create_stores, ready, chosen, name, zarr_format)
+        with staging(ready.output, fields, new_run=new_run, create=fill, run=name) as staged:
+            begun = Run(name, ready, chosen, staged, runner)
             tally, seam = Tally(), None
             if not begun.is_published:
                 _refuse_existing(ready.output, overwrite)
@@ -213,6 +214,7 @@ def run(
                 sureness=total_confidence(begun.receipts()) if products.certainty.counted else None,
                 warnings=(*ready.warnings, *_instead(ready, chosen, engine)),
                 area_m2=grid_area(ready.plan.grid),
+                run=name,
             )
             made = products.write(made, ready, fields, origin)
             series.note(made, asked, products.paths)
@@ -285,7 +287,11 @@ def _refuse_existing(output: Path, overwrite: bool) -> None:
 
 
 def _workers(
-    ready: Preparation, scheduler: str | None, scheduler_file: str | None, workers: int
+    ready: Preparation,
+    scheduler: str | None,
+    scheduler_file: str | None,
+    workers: int,
+    run: str,
 ) -> AbstractContextManager[Runner[Resident]]:
     if scheduler and scheduler_file:
         raise OptionError("--scheduler and --scheduler-file name two clusters; leave one out")
@@ -293,5 +299,5 @@ def _workers(
         raise OptionError(f"workers are 1 or more, got {workers}")
     resident = ready.resident()
     if scheduler or scheduler_file:
-        return existing(resident, scheduler=scheduler, scheduler_file=scheduler_file)
-    return embedded(resident, workers=workers, threads=THREADS)
+        return existing(resident, scheduler=scheduler, scheduler_file=scheduler_file, run=run)
+    return embedded(resident, workers=workers, threads=THREADS, run=run)

@@ -1,5 +1,6 @@
 """The stages of a run whose folder stands: map what is missing, check a seam, publish."""
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +14,7 @@ from segpipe.models.engine import Engine
 from segpipe.pipeline import storage
 from segpipe.pipeline.errors import StorageError, VerificationError
 from segpipe.pipeline.execution import Runner
-from segpipe.pipeline.fingerprint import Fields
+from segpipe.pipeline.fingerprint import Fields, digest
 from segpipe.pipeline.mapping import Job, is_stored
 from segpipe.pipeline.maps.cog import write_cog
 from segpipe.pipeline.maps.label_store import LabelStore, create
@@ -36,6 +37,9 @@ _SEAM = 128
 
 _SEAMS = 64
 """How many corners are looked at for the one with the most pixels of an area of interest."""
+
+_GLANCE = 64
+"""Side in pixels of the window that tells scenes on one grid apart."""
 
 _ROUNDING = 1e-3
 """Share of labels that may differ where windows of two shapes round differently."""
@@ -73,8 +77,9 @@ Watcher = Callable[[Progress], None]
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run that has its engine, its folder and its workers."""
+    """A run that has its engine, its folder and its workers; `id` is what `run_id` gives."""
 
+    id: str
     ready: Preparation
     engine: Engine
     staged: Staging
@@ -208,7 +213,7 @@ class Run:
                 staged,
                 scratch,
                 counts=pixels if layer.legend else None,
-                tags=provenance(ready, self.engine),
+                tags=provenance(ready, self.engine, self.id),
                 cache_bytes=_CACHE_BYTES,
             )
         else:
@@ -259,7 +264,33 @@ def _container(output: Path, zarr_format: int) -> str:
     return f"zarr {zarr_format}" if output.suffix == ".zarr" else "cog"
 
 
-def create_stores(ready: Preparation, engine: Engine, zarr_format: int, path: Path) -> None:
+def run_id(ready: Preparation) -> str:
+    """Eight hex digits that name a run in its logs, in its map and on Dask's pages.
+
+    They follow from what is mapped and with which model, as far as the map itself depends on it:
+    neither a file's name, format and time nor tiles, engine and cluster have a part in it. Of the
+    scene a window at its centre is read.
+
+    Raises:
+        CorruptInputError: that window can't be read.
+    """
+    plan, aoi = ready.plan, ready.selection.aoi
+    height, width = plan.grid.shape
+    pixels, _ = ready.scene.read(around(plan, height // 2, width // 2, _GLANCE))
+    return digest(
+        {
+            "grid": plan.grid.to_dict(),
+            "pixels": hashlib.sha256(pixels.tobytes()).hexdigest(),
+            "model": ready.model.digest,
+            "method": ready.method,
+            "aoi": aoi.sha256 if aoi else None,
+        }
+    )[:8]
+
+
+def create_stores(
+    ready: Preparation, engine: Engine, run: str, zarr_format: int, path: Path
+) -> None:
     """An empty map at `path` with its grid and its legend, and every other layer beside it."""
     layers = [
         (layer, Staging(path.parent).layer(layer.name), output)
@@ -271,16 +302,17 @@ def create_stores(ready: Preparation, engine: Engine, zarr_format: int, path: Pa
             ready.plan.grid,
             layer,
             side=ready.plan.side,
-            attributes=provenance(ready, engine),
+            attributes=provenance(ready, engine, run),
             zarr_format=3 if zarr_format == 3 and output.suffix == ".zarr" else 2,
         )
 
 
-def provenance(ready: Preparation, engine: Engine) -> dict[str, str]:
+def provenance(ready: Preparation, engine: Engine, run: str) -> dict[str, str]:
     """What a map says of its origin; the same for every tile side and every cluster."""
     footprint, aoi = ready.model.footprint, ready.selection.aoi
     return {
         "SEGPIPE_VERSION": version("segpipe"),
+        "SEGPIPE_RUN": run,
         "SEGPIPE_MODEL": ready.model.card.name,
         "SEGPIPE_MODEL_SHA256": ready.model.digest,
         "SEGPIPE_METHOD": ready.method,

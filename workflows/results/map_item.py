@@ -187,7 +187,7 @@ def item(
             "renders": {"classes": _render(ready)},
             **{
                 f"segpipe:{name.removeprefix('SEGPIPE_').lower()}": value
-                for name, value in provenance(ready, report.engine).items()
+                for name, value in provenance(ready, report.engine, report.run).items()
             },
         },
         **({"collection": member.collection} if member else {}),

@@ -54,7 +54,8 @@ class Report:
 
     `pixels` are those of the scene, `aoi_pixels` those of the area of interest if there is one.
     `sureness` are pixels by the network's greatest probability, in bins of one width from 0 to 1,
-    if they were counted. `area_m2` is that of the whole raster, where a crs gives one.
+    if they were counted. `area_m2` is that of the whole raster, where a crs gives one. `run` names
+    the run in its logs and in its map.
     """
 
     output: Path
@@ -79,6 +80,7 @@ class Report:
     confidence: Path | None = None
     sureness: tuple[int, ...] | None = None
     page: Path | None = None
+    run: str = ""
 
     @property
     def valid_pixels(self) -> int:
@@ -110,6 +112,7 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """The report as `segpipe run --json` prints it."""
         return {
+            "run": self.run,
             "output": str(self.output),
             "scene": str(self.scene),
             "model": self.model,
