@@ -65,7 +65,6 @@ class Staging:
         path = self._receipt(receipt.row, receipt.column)
         storage.make_folder(path.parent)
         storage.write(path, receipt.to_json())
-        storage.sync_folder(path.parent)
 
     def receipt(self, row: int, column: int) -> Receipt | None:
         """The tile's receipt, or None where there is none that can be read."""
@@ -80,7 +79,6 @@ class Staging:
         claim = self._claim(path)
         storage.make_folder(claim.parent)
         storage.write(claim, str(path).encode())
-        storage.sync_folder(claim.parent)
 
     def has_claimed(self, path: Path) -> bool:
         """Whether the file under `path` was claimed by an earlier process of this run."""
@@ -132,8 +130,7 @@ def staging(
     if new_run:
         for folder in staged_beside(output):
             with _locked(folder, output):
-                put_back(folder)
-                storage.remove(folder)
+                _throw_away(folder)
     for folder in staged_beside(output):
         if folder != mine.folder:
             _refuse(folder, output, fields)
@@ -141,21 +138,15 @@ def staging(
     with _locked(mine.folder, output):
         storage.sweep(mine.folder)
         if not mine.run.exists():
-            storage.remove(mine.store)
+            # It was killed while it was made: whatever is there already is of this very run.
             create(mine.store)
             storage.write(mine.run, json.dumps(fields, indent=2, sort_keys=True).encode())
         yield mine
 
 
 def discard(finished: Staging) -> None:
-    """Removes a staging folder whose map is published.
-
-    It loses its name first, at once: a folder that was removed halfway is never taken for a run.
-    """
-    name, _, fingerprint = finished.folder.name.rpartition(_STAGED)
-    removed = finished.folder.with_name(f"{name}{_REMOVED}{fingerprint}")
-    storage.rename(finished.folder, removed)
-    storage.remove(removed)
+    """Removes a staging folder whose map is published."""
+    _remove(finished.folder)
 
 
 def sweep_discarded(output: Path) -> None:
@@ -171,13 +162,30 @@ def _refuse(folder: Path, output: Path, fields: Fields) -> None:
     if before is None:
         # Killed while it was made or removed: nothing of value is inside.
         with _locked(folder, output):
-            storage.remove(folder)
+            _throw_away(folder)
         return
     changes = "; ".join(differences(before, fields))
     raise FingerprintMismatchError(
         f"an unfinished run for {output} was begun differently ({changes}); "
         f"type the command as it was to resume it, or add --new-run to start again"
     )
+
+
+def _throw_away(folder: Path) -> None:
+    """Removes a staging folder after what an overwrite had set aside there is back in its place."""
+    put_back(folder)
+    _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Removes a staging folder.
+
+    It loses its name first, at once: a folder that was removed halfway is never taken for a run.
+    """
+    name, _, fingerprint = folder.name.rpartition(_STAGED)
+    removed = folder.with_name(f"{name}{_REMOVED}{fingerprint}")
+    storage.rename(folder, removed)
+    storage.remove(removed)
 
 
 def _fields(folder: Path) -> Fields | None:
@@ -190,8 +198,7 @@ def _fields(folder: Path) -> Fields | None:
 
 @contextlib.contextmanager
 def _locked(folder: Path, output: Path) -> Iterator[None]:
-    with storage.reported("lock", folder):
-        descriptor = os.open(folder / "lock", os.O_CREAT | os.O_RDWR, 0o644)
+    descriptor = storage.open_lock(folder / "lock")
     try:
         try:
             # The kernel drops the lock with the process, however it ends.
