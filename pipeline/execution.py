@@ -79,6 +79,10 @@ class Runner(Protocol[Held]):
         """What the function gives on one worker."""
         ...
 
+    def everywhere(self, function: Callable[[Held], Result]) -> Mapping[str, Result]:
+        """What the function gives in every worker process, by the worker's address."""
+        ...
+
     def map(
         self, function: Callable[[Held, Item], Result], items: Iterable[Item]
     ) -> Iterator[Result]:
@@ -110,6 +114,10 @@ class Serial(Generic[Resident]):
     def call(self, function: Callable[[Resident], Result]) -> Result:
         """What the function gives."""
         return function(self.resident)
+
+    def everywhere(self, function: Callable[[Resident], Result]) -> Mapping[str, Result]:
+        """What the function gives here."""
+        return {"this process": function(self.resident)}
 
     def map(
         self, function: Callable[[Resident, Item], Result], items: Iterable[Item]
@@ -182,6 +190,23 @@ class Cluster(Generic[Resident]):
     def call(self, function: Callable[[Resident], Result]) -> Result:
         """What the function gives on one worker."""
         return next(self.map(_ignore_item(function), [None]))
+
+    def everywhere(self, function: Callable[[Resident], Result]) -> Mapping[str, Result]:
+        """What the function gives in every worker process that there is now, however busy it is.
+
+        A worker where it raises, or that dies meanwhile, is left out.
+
+        Raises:
+            ClusterError: the scheduler was lost, or a worker is silent.
+        """
+
+        def ask() -> Awaitable[Any]:
+            answers = self.client.run(_at_once, self.name, function, on_error="ignore")
+            return cast(Awaitable[Any], answers)
+
+        with _losses_reported(self.client):
+            found: Mapping[str, Result] = _within(self.client, _silence(), ask)
+        return found
 
     def map(
         self, function: Callable[[Resident, Item], Result], items: Iterable[Item]
@@ -531,6 +556,11 @@ def _on_worker(
         # bare `Exception`.
         error.__cause__ = error.__context__ = None
         raise
+
+
+def _at_once(name: str, function: Callable[[Resident], Result], dask_worker: Worker) -> Result:
+    residence = dask_worker.plugins[name]
+    return function(residence.resident)  # type: ignore[attr-defined]
 
 
 def _ignore_item(

@@ -1,7 +1,7 @@
 """What a scene's name means: a path on this machine, or the address of an object in a store."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal, cast
 from urllib.parse import unquote, urlsplit
@@ -76,6 +76,12 @@ class Address:
     def stem(self) -> str:
         """The name without its suffix."""
         return PurePosixPath(self.name).stem
+
+    @property
+    def folder(self) -> "Address":
+        """What holds this object: a folder of objects, or the whole bucket."""
+        path, bucket = self.path.rpartition("/")[0], self.text.rstrip("/").removesuffix(self.path)
+        return replace(self, path=path, text=f"{bucket}{path}")
 
 
 Place = Path | Address

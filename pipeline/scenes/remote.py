@@ -30,6 +30,7 @@ from segpipe.pipeline.errors import (
     CorruptInputError,
     InputRefusedError,
     PipelineError,
+    StorageError,
     UnreachableError,
 )
 from segpipe.pipeline.scenes.location import Address, Service
@@ -76,13 +77,19 @@ class RemoteError(Exception):
     """What became of a request, in words for the user and without credentials.
 
     Attributes:
-        kind: `absent` for what isn't there, `lost` where trying again may help.
+        reason: without the address.
+        kind: `absent` for what isn't there, `lost` where trying again may help, `denied` where
+            new credentials may.
     """
 
     def __init__(
-        self, address: Address, reason: str, kind: Literal["absent", "lost", "wrong"] = "wrong"
+        self,
+        address: Address,
+        reason: str,
+        kind: Literal["absent", "lost", "denied", "wrong"] = "wrong",
     ) -> None:
         super().__init__(f"{address}: {reason}")
+        self.reason = reason
         self.kind = kind
 
     @property
@@ -96,9 +103,19 @@ class RemoteError(Exception):
 
     def interruption(self) -> PipelineError:
         """The error of a scene that had been accepted."""
-        if self.kind == "lost":
+        if self.kind in ("lost", "denied"):
             return UnreachableError(f"{self}; what is mapped is kept")
         return CorruptInputError(f"{self}, after the run began")
+
+    def not_written(self, name: str) -> PipelineError:
+        """The error of the object of this name, which couldn't be written or read back."""
+        if self.kind == "lost":
+            return UnreachableError(f"{name}: {self.reason}; what is mapped is kept")
+        if self.kind == "absent":
+            return StorageError(
+                f"{name}: there is no such bucket; make it, or name another with -o"
+            )
+        return StorageError(f"{name}: {self.reason}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,7 +317,7 @@ def translated(address: Address) -> Iterator[None]:
     except (PermissionDeniedError, UnauthenticatedError) as error:
         status = "401" if isinstance(error, UnauthenticatedError) else "403"
         reason = f"access is denied ({status}); {_CREDENTIALS[address.service]}"
-        raise RemoteError(address, reason, "lost") from None
+        raise RemoteError(address, reason, "denied") from None
     except NotSupportedError:
         reason = "the server gives no parts of files; download it and name the copy"
         raise RemoteError(address, reason) from None
