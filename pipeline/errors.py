@@ -25,6 +25,10 @@ class CorruptInputError(PipelineError):
     exit_code = 6
 
 
+class DamagedError(CorruptInputError):
+    """A block of the scene can't be decoded; the others may be sound."""
+
+
 class StorageError(PipelineError):
     """The output can't be written: no space, no permission, no folder."""
 

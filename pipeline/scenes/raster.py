@@ -30,7 +30,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.session import DummySession
 from rasterio.windows import Window as RasterioWindow
 
-from segpipe.pipeline.errors import CorruptInputError, InputRefusedError
+from segpipe.pipeline.errors import CorruptInputError, DamagedError, InputRefusedError
 from segpipe.pipeline.grid import Grid
 from segpipe.pipeline.scenes import vrt
 from segpipe.pipeline.scenes.location import Address, Place
@@ -290,7 +290,8 @@ class RasterSource:
             raise error.interruption() from error
         except (*_FAILURES, InputRefusedError) as error:
             _handles.forget(self.file)
-            raise CorruptInputError(
+            block = isinstance(error, RasterioError | CPLE_BaseError)
+            raise (DamagedError if block else CorruptInputError)(
                 f"{self.file}: rows {window.top} to {window.bottom}, columns {window.left} to "
                 f"{window.right} can't be read ({_reason(error)}); "
                 f"the file is damaged or incomplete: get it again, then run the same command"

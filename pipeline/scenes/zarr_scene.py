@@ -19,7 +19,7 @@ import pyproj
 from numpy.typing import NDArray
 from obstore.exceptions import BaseError
 
-from segpipe.pipeline.errors import CorruptInputError, InputRefusedError
+from segpipe.pipeline.errors import CorruptInputError, DamagedError, InputRefusedError
 from segpipe.pipeline.grid import Affine, Grid
 from segpipe.pipeline.scenes.location import Address, Place
 from segpipe.pipeline.scenes.remote import RemoteError, translated
@@ -36,6 +36,10 @@ _SAMPLED_REMOTE = 8
 
 # What zarr-python and its codecs raise for metadata and chunks that they dislike.
 _FAILURES = (OSError, ValueError, TypeError, KeyError, RuntimeError, AttributeError, IndexError)
+
+
+class _ChangedError(OSError):
+    """The store isn't the one that was accepted."""
 
 
 def open_zarr(place: Place, choice: Choice = ANY) -> Contents:
@@ -103,7 +107,7 @@ class ZarrSource:
         except (RemoteError, BaseError) as error:
             raise _interruption(self.place, error) from None
         except _FAILURES as error:
-            raise CorruptInputError(
+            raise (CorruptInputError if isinstance(error, _ChangedError) else DamagedError)(
                 f"{self.place}: rows {window.top} to {window.bottom}, columns {window.left} to "
                 f"{window.right} can't be read ({_reason(error)}); "
                 f"a chunk is damaged: get the store again, then run the same command"
@@ -147,7 +151,7 @@ def _arrays(source: ZarrSource) -> Mapping[str, Array]:
     # Arrays of zarr-python may be shared between threads.
     found = _members(files_at(source.place))
     if found.stamp(tuple(dict.fromkeys(plane.array for plane in source.planes))) != source.stamp:
-        raise OSError("its metadata were changed after the run began")
+        raise _ChangedError("its metadata were changed after the run began")
     return found.arrays
 
 
