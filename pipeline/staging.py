@@ -6,6 +6,10 @@
         store.zarr/         the map, chunk by chunk
         LAYER.zarr/         likewise another layer, where it is asked for
         receipts/ROW/COLUMN.json
+        failed/ROW/COLUMN.json  why a tile that was given up has no receipt
+        sealed/             the stores of a map without the tiles that failed, when it is published
+        driver.json         who drives the run, for those who look; so is
+        pulse.json          how far it is
         scratch/            files on their way to the output's name
         claims/HASH         names outside of this folder that are this run's to write
 
@@ -17,12 +21,16 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from segpipe.pipeline import storage
-from segpipe.pipeline.errors import FingerprintMismatchError
+from segpipe.pipeline.errors import FingerprintMismatchError, StorageError
+from segpipe.pipeline.failure import Failure
 from segpipe.pipeline.fingerprint import Fields, differences, digest
 from segpipe.pipeline.maps.layer import CLASSES
 from segpipe.pipeline.maps.publish import put_back
@@ -34,12 +42,20 @@ _STAGED = ".segpipe-"
 _REMOVED = ".removed-"
 """Stands there in the name of a folder that isn't needed any more."""
 
+_NAME = re.compile(rf"\..+{re.escape(_STAGED)}([0-9a-f]{{8}}-)?[0-9a-f]{{16}}")
+"""What a staging folder is called."""
+
 
 @dataclass(frozen=True, slots=True)
 class Staging:
-    """The places inside a staging folder; a name, no handle."""
+    """The places inside a staging folder; a name, no handle.
+
+    Where it is sealed, its stores have other names: a worker that still has a tile that was given
+    up finds nothing to write into.
+    """
 
     folder: Path
+    sealed: bool = False
 
     @property
     def run(self) -> Path:
@@ -49,7 +65,7 @@ class Staging:
     @property
     def store(self) -> Path:
         """The map."""
-        return self.folder / "store.zarr"
+        return (self.seal_folder if self.sealed else self.folder) / "store.zarr"
 
     def layer(self, name: str) -> Path:
         """The store of a layer: `store` for the map, its own for another."""
@@ -59,6 +75,42 @@ class Staging:
     def scratch(self) -> Path:
         """Room for the files of publishing."""
         return self.folder / "scratch"
+
+    @property
+    def driver(self) -> Path:
+        """Who drives the run; no part of it."""
+        return self.folder / "driver.json"
+
+    @property
+    def pulse(self) -> Path:
+        """How far the run is; no part of it."""
+        return self.folder / "pulse.json"
+
+    @property
+    def is_driven(self) -> bool:
+        """Whether a process drives the run at this moment."""
+        try:
+            descriptor = os.open(self.folder / "lock", os.O_RDONLY)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
+    @property
+    def output(self) -> Path:
+        """Where the map will be published."""
+        return self.folder.with_name(self.folder.name.rpartition(_STAGED)[0].removeprefix("."))
+
+    def count(self, kind: Literal["receipts", "failed"]) -> int:
+        """How many tiles are noted there; no file is opened."""
+        with contextlib.suppress(FileNotFoundError), os.scandir(self.folder / kind) as rows:
+            return sum(_documents(row) for row in rows if row.is_dir(follow_symlinks=False))
+        return 0
 
     def keep(self, receipt: Receipt) -> None:
         """Stores a receipt; the tile's chunks must be on the disk by then."""
@@ -74,6 +126,39 @@ class Staging:
             return None
         return receipt if receipt.place == (row, column) else None
 
+    def give_up(self, failure: Failure) -> None:
+        """Notes why a tile has no labels."""
+        path = self._failed(*failure.place)
+        storage.make_folder(path.parent)
+        storage.write(path, failure.to_json())
+
+    def forgive(self, row: int, column: int) -> None:
+        """Forgets that a tile failed."""
+        path = self._failed(row, column)
+        if path.exists():
+            storage.remove(path)
+
+    def failures(self) -> tuple[Failure, ...]:
+        """What is noted of tiles that failed, row by row; they may be tried again."""
+        found = []
+        for path in (self.folder / "failed").glob("*/*.json"):
+            with contextlib.suppress(ValueError):
+                found.append(Failure.from_json(path.read_bytes()))
+        return tuple(sorted(found, key=lambda failure: failure.place))
+
+    def seal(self, layers: Iterable[str]) -> "Staging":
+        """The same folder after its stores have got other names."""
+        sealed = replace(self, sealed=True)
+        _move_stores(self, sealed, layers)
+        return sealed
+
+    def unseal(self, layers: Iterable[str]) -> "Staging":
+        """The same folder after its stores have their own names again."""
+        unsealed = replace(self, sealed=False)
+        _move_stores(self, unsealed, layers)
+        storage.remove(self.seal_folder)
+        return unsealed
+
     def claim(self, path: Path) -> None:
         """Notes that the file under `path`, which isn't there or may be replaced, is this run's."""
         claim = self._claim(path)
@@ -87,13 +172,40 @@ class Staging:
     def _claim(self, path: Path) -> Path:
         return self.folder / "claims" / hashlib.sha256(str(path).encode()).hexdigest()[:16]
 
+    @property
+    def seal_folder(self) -> Path:
+        """Where the stores are while they are sealed."""
+        return self.folder / "sealed"
+
+    def _failed(self, row: int, column: int) -> Path:
+        return self.folder / "failed" / str(row) / f"{column}.json"
+
     def _receipt(self, row: int, column: int) -> Path:
         return self.folder / "receipts" / str(row) / f"{column}.json"
+
+
+def _move_stores(source: Staging, destination: Staging, layers: Iterable[str]) -> None:
+    """Gives stores the names that they have in `destination`; called again, it goes on."""
+    for name in layers:
+        old, new = source.layer(name), destination.layer(name)
+        if old.exists():
+            storage.make_folder(new.parent)
+            storage.remove(new)
+            storage.rename(old, new)
 
 
 def staged_beside(output: Path) -> list[Path]:
     """The staging folders of all runs that were begun for this output."""
     return sorted(output.parent.glob(f".{_escaped(output.name)}{_STAGED}*"))
+
+
+def staged_in(folder: Path) -> list[Staging]:
+    """The staging folders in a folder; what only resembles one isn't among them."""
+    return [
+        Staging(path)
+        for path in sorted(folder.iterdir())
+        if _NAME.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
+    ]
 
 
 def begun(output: Path) -> Fields | None:
@@ -141,7 +253,7 @@ def staging(
             # It was killed while it was made: whatever is there already is of this very run.
             create(mine.store)
             storage.write(mine.run, json.dumps(fields, indent=2, sort_keys=True).encode())
-        yield mine
+        yield replace(mine, sealed=mine.seal_folder.exists())
 
 
 def discard(finished: Staging) -> None:
@@ -155,6 +267,12 @@ def sweep_discarded(output: Path) -> None:
         # Whoever holds the lock is removing it at this moment.
         with contextlib.suppress(FingerprintMismatchError), _locked(folder, output):
             storage.remove(folder)
+
+
+def _documents(row: os.DirEntry[str]) -> int:
+    """How many documents lie in a row's folder; those on their way there have hidden names."""
+    with os.scandir(row) as columns:
+        return sum(entry.name.endswith(".json") and entry.name[0] != "." for entry in columns)
 
 
 def _refuse(folder: Path, output: Path, fields: Fields) -> None:
@@ -185,7 +303,9 @@ def _remove(folder: Path) -> None:
     name, _, fingerprint = folder.name.rpartition(_STAGED)
     removed = folder.with_name(f"{name}{_REMOVED}{fingerprint}")
     storage.rename(folder, removed)
-    storage.remove(removed)
+    # It isn't a run any more, and the next one for this output sweeps what stays.
+    with contextlib.suppress(StorageError):
+        storage.remove(removed)
 
 
 def _fields(folder: Path) -> Fields | None:
@@ -200,17 +320,27 @@ def _fields(folder: Path) -> Fields | None:
 def _locked(folder: Path, output: Path) -> Iterator[None]:
     descriptor = storage.open_lock(folder / "lock")
     try:
+        if not _taken(descriptor):
+            raise FingerprintMismatchError(
+                f"another segpipe run is writing {output} at this moment; "
+                "wait for it, or choose another output with -o"
+            )
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _taken(descriptor: int) -> bool:
+    """Whether the lock is ours now; whoever only looks holds it for less than all attempts."""
+    for pause in (0.01, 0.03, 0.06, 0):
         try:
             # The kernel drops the lock with the process, however it ends.
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise FingerprintMismatchError(
-                f"another segpipe run is writing {output} at this moment; "
-                "wait for it, or choose another output with -o"
-            ) from None
-        yield
-    finally:
-        os.close(descriptor)
+            time.sleep(pause)
+        else:
+            return True
+    return False
 
 
 def _escaped(name: str) -> str:
