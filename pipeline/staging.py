@@ -115,7 +115,7 @@ class Staging:
     def keep(self, receipt: Receipt) -> None:
         """Stores a receipt; the tile's chunks must be on the disk by then."""
         path = self._receipt(receipt.row, receipt.column)
-        storage.make_folder(path.parent)
+        storage.make_folder(path.parent, within=self.folder)
         storage.write(path, receipt.to_json())
 
     def receipt(self, row: int, column: int) -> Receipt | None:

@@ -7,6 +7,7 @@ replace `step` to count the steps of a run, and to stop, kill or fail it before 
 import contextlib
 import errno
 import glob
+import itertools
 import os
 import shutil
 import uuid
@@ -59,13 +60,14 @@ def write(path: Path, data: bytes) -> None:
     sync(path.parent)
 
 
-def write_all(files: Mapping[Path, bytes | None]) -> None:
+def write_all(files: Mapping[Path, bytes | None], within: Path) -> None:
     """Puts each file under its name, whole or not at all; where there is None, none is after.
 
-    Folders that are missing are made. Each folder is synchronised once, however many files it gets.
+    Folders that are missing `within` a folder that is there are made. Each folder is synchronised
+    once, however many files it gets.
     """
     for folder in sorted({path.parent for path, data in files.items() if data is not None}):
-        make_folder(folder)
+        make_folder(folder, within)
     for path, data in files.items():
         if data is not None:
             _put(path, data)
@@ -76,9 +78,16 @@ def write_all(files: Mapping[Path, bytes | None]) -> None:
             sync(folder)
 
 
-def make_folder(path: Path) -> None:
-    """Makes a folder and the missing ones above it."""
-    missing = [folder for folder in (path, *path.parents) if not folder.is_dir()]
+def make_folder(path: Path, within: Path | None = None) -> None:
+    """Makes a folder and the missing ones above it.
+
+    `within` isn't made: whoever comes late to a folder that was removed finds nothing to write to.
+
+    Raises:
+        StorageError: `within` isn't there, or the disk refuses.
+    """
+    inside = itertools.takewhile(lambda folder: folder != within, (path, *path.parents))
+    missing = [folder for folder in inside if not folder.is_dir()]
     for folder in reversed(missing):
         with reported("make the folder", folder):
             step("make", folder)

@@ -237,6 +237,7 @@ def create(
     _consolidate(memory, zarr_format)
     # The root's metadata come last: where they stand, the store is complete.
     last = _ROOT[zarr_format]
+    storage.make_folder(path)
     _write_files(path, {key: held[key] for key in sorted(held) if key != last})
     store = LabelStore(path, layer.name)
     if layer.legend:
@@ -379,9 +380,10 @@ def _add_array(
 
 
 def _write_files(root: Path, files: Mapping[str, Buffer | None]) -> None:
-    """Puts files under `root` and onto the disk; where there is None, there is no file after."""
+    """Puts files under `root`, which is there; where there is None, there is no file after."""
     storage.write_all(
-        {root / key: None if data is None else data.to_bytes() for key, data in files.items()}
+        {root / key: None if data is None else data.to_bytes() for key, data in files.items()},
+        within=root,
     )
 
 
