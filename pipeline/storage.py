@@ -78,6 +78,26 @@ def write_all(files: Mapping[Path, bytes | None], within: Path) -> None:
             sync(folder)
 
 
+def refresh(path: Path, data: bytes) -> None:
+    """Puts `data` under `path`, whole or not at all, if that is possible.
+
+    No step, and nothing is made sure of: for what may be lost.
+    """
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_PARTIAL}")
+    try:
+        partial.write_bytes(data)
+        partial.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def append(path: Path, line: bytes) -> None:
+    """Adds a line to a file that several processes may write to; no step, as no run reads it."""
+    with reported("write", path), path.open("ab", buffering=0) as file:
+        file.write(line)
+
+
 def make_folder(path: Path, within: Path | None = None) -> None:
     """Makes a folder and the missing ones above it.
 
