@@ -44,6 +44,8 @@ _COMPRESSORS: dict[int, dict[str, Any]] = {
 }
 _ROOT = {2: ".zmetadata", 3: "zarr.json"}
 _METADATA = {2: ".zarray", 3: "zarr.json"}
+_DOCUMENTS = {2: (".zgroup", ".zattrs", ".zarray"), 3: ("zarr.json",)}
+_ROOT_DOCUMENTS = {2: (".zattrs", ".zmetadata"), 3: ("zarr.json",)}
 
 
 @dataclass(frozen=True)
@@ -133,20 +135,32 @@ class LabelStore:
         """Puts the bands' names where GDAL looks for them."""
         self._write_pam(pam.zarr_names_pam(bands.names, self.array))
 
+    def erase(self, window: Window) -> None:
+        """Makes nodata of the files that `window` owns.
+
+        Raises:
+            ValueError: the window doesn't own its files whole.
+            StorageError: the disk refuses.
+        """
+        _write_files(self.path, dict.fromkeys(self._keys(window)))
+
     def adopt(self, attributes: Mapping[str, Any]) -> None:
-        """Takes the groups below into the root of a store of format 3, which gets `attributes`.
+        """Takes the groups below into the store's root, which gets `attributes`.
 
         Called again, it changes nothing.
         """
-        files = sorted(self.path.rglob(_ROOT[3]))
+        kind = self.zarr_format
+        names = _DOCUMENTS[kind]
+        files = sorted(file for name in names for file in self.path.rglob(name))
         with storage.reported("read", self.path):
             data = {file.relative_to(self.path).as_posix(): file.read_bytes() for file in files}
         held = {key: default_buffer_prototype().buffer.from_bytes(data[key]) for key in data}
         memory = MemoryStore(held)
-        root = zarr.open_group(memory, mode="r+", zarr_format=3, use_consolidated=False)
+        root = zarr.open_group(memory, mode="r+", zarr_format=kind, use_consolidated=False)
         root.update_attributes(dict(attributes))
-        _consolidate(memory, 3)
-        _write_files(self.path, {_ROOT[3]: held[_ROOT[3]]})
+        _consolidate(memory, kind)
+        for key in _ROOT_DOCUMENTS[kind]:
+            _write_files(self.path, {key: held[key]})
 
     def _write_pam(self, text: bytes) -> None:
         name = f"{_METADATA[self._array.metadata.zarr_format]}.aux.xml"
