@@ -159,18 +159,18 @@ class Staging:
         storage.remove(self.seal_folder)
         return unsealed
 
-    def claim(self, path: Path) -> None:
-        """Notes that the file under `path`, which isn't there or may be replaced, is this run's."""
-        claim = self._claim(path)
+    def claim(self, name: Path | str) -> None:
+        """Notes that a file or an object, which isn't there or may be replaced, is this run's."""
+        claim = self._claim(name)
         storage.make_folder(claim.parent)
-        storage.write(claim, str(path).encode())
+        storage.write(claim, str(name).encode())
 
-    def has_claimed(self, path: Path) -> bool:
-        """Whether the file under `path` was claimed by an earlier process of this run."""
-        return self._claim(path).exists()
+    def has_claimed(self, name: Path | str) -> bool:
+        """Whether a file or an object was claimed by an earlier process of this run."""
+        return self._claim(name).exists()
 
-    def _claim(self, path: Path) -> Path:
-        return self.folder / "claims" / hashlib.sha256(str(path).encode()).hexdigest()[:16]
+    def _claim(self, name: Path | str) -> Path:
+        return self.folder / "claims" / hashlib.sha256(str(name).encode()).hexdigest()[:16]
 
     @property
     def seal_folder(self) -> Path:
@@ -320,7 +320,9 @@ def _fields(folder: Path) -> Fields | None:
 def _locked(folder: Path, output: Path) -> Iterator[None]:
     descriptor = storage.open_lock(folder / "lock")
     try:
-        if not _taken(descriptor):
+        with storage.reported("lock", folder):
+            taken = _taken(descriptor)
+        if not taken:
             raise FingerprintMismatchError(
                 f"another segpipe run is writing {output} at this moment; "
                 "wait for it, or choose another output with -o"
