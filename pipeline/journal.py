@@ -31,6 +31,11 @@ class Journal:
     place: str | Path | None = None
     run: str | None = None
 
+    def begin(self, run: str, **facts: object) -> None:
+        """Every line is of this run from now on; the first tells what is planned."""
+        self.run = run
+        self.note("planned", **facts)
+
     def note(self, event: str, level: Level = "info", **facts: object) -> None:
         """Adds a line: when, how grave, which run, what happened, and facts about it.
 

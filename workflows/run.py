@@ -1,6 +1,8 @@
 """The main job: from a raster to a published map."""
 
 import os
+import socket
+import time as clock
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -13,12 +15,14 @@ from segpipe.models.engine import Engine, Precision
 from segpipe.models.formats.onnx_session import is_portable, refusal
 from segpipe.models.predictor import ENGINES
 from segpipe.pipeline.area import grid_area
+from segpipe.pipeline.driver import Driver
 from segpipe.pipeline.errors import FingerprintMismatchError, StorageError
 from segpipe.pipeline.execution import Runner, embedded, existing
+from segpipe.pipeline.journal import Journal, noting_errors
 from segpipe.pipeline.mapping import peak_rss, this_process
 from segpipe.pipeline.maps.label_store import STORE_MARKS
 from segpipe.pipeline.receipt import Receipt, total, total_confidence
-from segpipe.pipeline.scenes.location import is_remote, place_of
+from segpipe.pipeline.scenes.location import is_remote, place_of, shown
 from segpipe.pipeline.staging import discard, staged_beside, staging, sweep_discarded
 from segpipe.workflows.catalogue import Model, find
 from segpipe.workflows.errors import OptionError
@@ -38,6 +42,7 @@ def _unwatched(progress: Progress) -> None:
     """Nobody looks."""
 
 
+@noting_errors
 def run(
     scene: Scenes,
     *,
@@ -74,6 +79,7 @@ def run(
     stac: str | Path | None = None,
     datetime: str | None = None,
     series: Series = ALONE,
+    log: str | Path | Journal | None = None,
     watch: Watcher = _unwatched,
 ) -> Report:
     """Maps a scene and publishes the map; a run that was stopped goes on where it was.
@@ -128,6 +134,7 @@ def run(
         datetime: when the scene was taken, for the STAC item: `2000-07-20T15:31:00Z`, a day, or two
             of them with `/` between; by default what the scene says.
         series: what is shared with the other scenes of the same command.
+        log: a file to which what happens is added, one JSON object a line; `-` is standard error.
         watch: is told of every tile.
 
     Raises:
@@ -168,22 +175,40 @@ def run(
         _refuse_existing(ready.output, overwrite)
         products.refuse_existing(overwrite=overwrite)
     name = run_id(ready)
+    journal = Journal.of(log)
+    journal.begin(
+        name,
+        scene=shown(str(scene)),
+        output=ready.output,
+        model=ready.model.card.name,
+        tiles=len(ready.selection),
+        tile=ready.plan.side,
+    )
     with _workers(ready, scheduler, scheduler_file, workers, name) as runner:
         decide = partial(decide_engine, ready.scene, ready.plan, device, precision, engine)
         chosen = runner.call(decide)
+        journal.note(
+            "cluster",
+            dashboard=runner.dashboard,
+            device=chosen.device,
+            engine=chosen.name,
+            precision=chosen.precision,
+        )
         fields = fingerprint_of(ready, chosen, zarr_format)
         fill = partial(create_stores, ready, chosen, name, zarr_format)
         with staging(ready.output, fields, new_run=new_run, create=fill, run=name) as staged:
-            begun = Run(name, ready, chosen, staged, runner)
+            begun = Run(name, ready, chosen, staged, runner, journal)
             tally, seam = Tally(), None
             if not begun.is_published:
                 _refuse_existing(ready.output, overwrite)
             products.claim(staged, overwrite=overwrite)
             if not begun.is_published:
+                _announce(begun, origin, overwrite)
                 tally = Tally.of(begun.map_missing(watch))
                 seam = begun.check_seam()
             counts = total(begun.receipts(), ready.legend.values)
             mapped = perf_counter()
+            journal.note("publishing", output=ready.output)
             begun.publish(counts, style=style, overwrite=overwrite)
             end = perf_counter()
             made = Report(
@@ -219,7 +244,24 @@ def run(
             made = products.write(made, ready, fields, origin)
             series.note(made, asked, products.paths)
             discard(staged)
+            journal.note("published", output=ready.output, seconds=round(end - start, 3))
     return replace(made, seconds=replace(made.seconds, total=perf_counter() - start))
+
+
+def _announce(begun: Run, origin: Origin, overwrite: bool) -> None:
+    """Tells those who look at the staging folder who drives the run, and how it is resumed."""
+    Driver(
+        run=begun.id,
+        tiles=len(begun.ready.selection),
+        plan=begun.ready.plan,
+        layers=tuple(store.array for store in begun.job.stores),
+        started=clock.time(),
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        command=f"{origin.command} --overwrite" if overwrite else origin.command,
+        folder=str(Path.cwd()),
+        dashboard=begun.runner.dashboard,
+    ).announce(begun.staged)
 
 
 def _instead(ready: Preparation, chosen: Engine, wanted: str) -> Iterator[str]:

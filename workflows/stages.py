@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -12,9 +12,11 @@ import numpy as np
 from segpipe.models.card import NODATA
 from segpipe.models.engine import Engine
 from segpipe.pipeline import storage
+from segpipe.pipeline.driver import beating
 from segpipe.pipeline.errors import StorageError, VerificationError
 from segpipe.pipeline.execution import Runner
 from segpipe.pipeline.fingerprint import Fields, digest
+from segpipe.pipeline.journal import Journal
 from segpipe.pipeline.mapping import Job, is_stored
 from segpipe.pipeline.maps.cog import write_cog
 from segpipe.pipeline.maps.label_store import LabelStore, create
@@ -64,12 +66,14 @@ class Progress:
         resumed: how many of them an earlier process stored.
         tiles: how many there are.
         tile_pixels: pixels of the scene that a tile owns, on average.
+        dashboard: the address of Dask's dashboard, if there is one.
     """
 
     done: int
     resumed: int
     tiles: int
     tile_pixels: float
+    dashboard: str | None = None
 
 
 Watcher = Callable[[Progress], None]
@@ -84,6 +88,7 @@ class Run:
     engine: Engine
     staged: Staging
     runner: Runner[Resident]
+    journal: Journal = field(default_factory=Journal)
 
     @property
     def job(self) -> Job:
@@ -126,25 +131,40 @@ class Run:
     def map_missing(self, watch: Watcher) -> Iterator[Receipt]:
         """Maps the tiles that aren't stored yet; gives their receipts as they come."""
         plan, selection, job = self.ready.plan, self.ready.selection, self.job
-        resumed = fresh = 0
+        resumed = fresh = given = 0
 
         def tell() -> None:
             pixels = plan.grid.pixels / len(plan)
-            watch(Progress(resumed + fresh, resumed, len(selection), pixels))
+            done = resumed + fresh
+            watch(Progress(done, resumed, len(selection), pixels, self.runner.dashboard))
 
         def missing() -> Iterator[Piece]:
-            nonlocal resumed
+            nonlocal resumed, given
             for tile in selection.tiles():
                 if is_stored(job, tile):
                     resumed += 1
                     tell()
                 else:
+                    given += 1
                     yield selection.piece(tile)
 
-        for receipt in self.runner.map(partial(map_one, job, self.engine), missing()):
-            fresh += 1
-            tell()
-            yield receipt
+        with beating(self.staged, lambda: (fresh, given - fresh)):
+            for receipt in self.runner.map(partial(map_one, job, self.engine), missing()):
+                fresh += 1
+                tell()
+                self._note(receipt)
+                yield receipt
+
+    def _note(self, receipt: Receipt) -> None:
+        self.journal.note(
+            "stored",
+            tile=list(receipt.place),
+            worker=receipt.worker,
+            bytes=receipt.stored,
+            read=round(receipt.read, 3),
+            predict=round(receipt.predict, 3),
+            write=round(receipt.write, 3),
+        )
 
     def check_seam(self) -> SeamCheck | None:
         """Computes a window across a corner of tiles again; None where no corner is mapped.
@@ -167,6 +187,7 @@ class Run:
                 f"{differing} of {pixels} labels at {core} change with the window they are "
                 "computed from, none should; please report this model"
             )
+        self.journal.note("seam", pixels=pixels, differing=differing)
         return SeamCheck(pixels, differing)
 
     def _seam(self) -> tuple[Window, Mask | None]:
