@@ -48,7 +48,8 @@ class TorchPredictor:
     band; zeros follow at the bottom and the right up to a multiple of `stride`. Where channels tie,
     the first one wins. Threads may share a predictor: the network runs for one of them at a time,
     with the engine's number of threads. `network` itself is left as it is. `shares` is what
-    `gives_shares` says of it; it is needed for probabilities and confidence alone.
+    `gives_shares` says of it; it is needed for probabilities and confidence alone. Predictors that
+    were given one lock, `turn`, run one at a time.
 
     Raises:
         DeviceError: the engine's device isn't there.
@@ -64,25 +65,25 @@ class TorchPredictor:
         stride: int,
         engine: Engine,
         shares: bool | None = None,
+        turn: AbstractContextManager[bool] | None = None,
     ) -> None:
         self._device = torch.device(find_device(engine.tensors_on))
         # A blend completes its windows by itself, and may mirror the image's edges in them.
         self._stride = 1 if isinstance(network, Blended) else stride
-        self._card, self._engine, self._shares = card, engine, shares
+        self._engine, self._shares = engine, shares
         # Contiguous fp32 has the bits of a plain forward pass; channels_last is faster, but moves
         # a label in ten million.
         exact = engine.precision == "fp32" and self._device.type == "cpu"
         self._format = torch.contiguous_format if exact else torch.channels_last
+        self._normalise_by(card)
         self._network = self._prepared(network)
-        self._mean = _column(card.mean).to(self._device)
-        self._std = _column(card.std).to(self._device)
         values = [info.value for info in card.classes]
         self._values = torch.tensor(values, dtype=torch.uint8, device=self._device)
-        self._lock = threading.Lock()
+        self._lock: AbstractContextManager[bool] = threading.Lock() if turn is None else turn
         cuda = self._device.type == "cuda"
         self._stream = torch.cuda.Stream(self._device) if cuda else None  # type: ignore[no-untyped-call]
         if self._stream is not None:
-            # The weights came on the default stream.
+            # Weights and statistics came on the default stream.
             self._stream.wait_stream(torch.cuda.default_stream(self._device))
 
     def __reduce__(
@@ -95,6 +96,17 @@ class TorchPredictor:
     def engine(self) -> Engine:
         """How the labels are computed."""
         return self._engine
+
+    def for_card(self, card: ModelCard) -> "TorchPredictor":
+        """The same weights for numbers of another mean and deviation."""
+        if card == self._card:
+            return self
+        other = object.__new__(TorchPredictor)
+        other.__dict__ |= self.__dict__
+        other._normalise_by(card)
+        if self._stream is not None:
+            self._stream.wait_stream(torch.cuda.default_stream(self._device))
+        return other
 
     def __call__(
         self, pixels: NDArray[np.generic], valid: NDArray[np.bool_], core: tuple[slice, slice]
@@ -191,6 +203,11 @@ class TorchPredictor:
         if finished is not None:
             finished.synchronize()
         return {name: layer.numpy() for name, layer in found.items()}
+
+    def _normalise_by(self, card: ModelCard) -> None:
+        self._card = card
+        self._mean = _column(card.mean).to(self._device)
+        self._std = _column(card.std).to(self._device)
 
     def _prepared(self, network: nn.Module) -> nn.Module:
         engine = self._engine

@@ -109,8 +109,8 @@ def bench(
             device=device,
             precision=precision,
         )
-    resident = Resident(ready.tiled, ready.card)
-    one = resident.predictor(report.engine).forward_seconds(*ready.plan.read_shape)
+    predictor = Resident(ready.model).predictor(ready.use(), report.engine)
+    one = predictor.forward_seconds(*ready.plan.read_shape)
     return Benchmark(
         scene=Path(scene),
         model=found.card.name,

@@ -6,10 +6,10 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from segpipe.models.blend import Blended, TiledNetwork, as_tiled
+from segpipe.models.blend import Blended, TiledNetwork
 from segpipe.models.card import ModelCard
 from segpipe.models.certainty import gives_shares
-from segpipe.models.converted import SlidingWindow, sliding_window
+from segpipe.models.converted import SlidingWindow
 from segpipe.models.engine import Precision
 from segpipe.models.footprint import Footprint
 from segpipe.models.package import SegmentationModel
@@ -30,11 +30,8 @@ from segpipe.workflows.catalogue import Model, find
 from segpipe.workflows.errors import OptionError
 from segpipe.workflows.reading.inputs import Bands, Reading, Scenes, named, open_input
 from segpipe.workflows.reading.reflectance import in_stored_units
-from segpipe.workflows.resident import Resident
+from segpipe.workflows.resident import Method, Resident, Use
 from segpipe.workflows.results.certainty import UNTOLD, Certainty
-
-Method = Literal["one-pass", "sliding-window"]
-"""How a converted classifier is run; every other network is run in one pass."""
 
 THREADS = 3
 """Threads of an embedded worker: one reads, one predicts, one writes."""
@@ -71,8 +68,8 @@ class Preparation:
         """The model's card with mean and deviation in the scene's own numbers."""
         return in_stored_units(self.model.card, self.scene)
 
-    def resident(self) -> Resident:
-        """What travels to the workers.
+    def use(self) -> Use:
+        """What tasks are told of the model.
 
         Whether scores are probabilities is found here, before there are other threads, and only
         where the run has use for it: tracing a network takes about a second.
@@ -80,7 +77,8 @@ class Preparation:
         shares = None
         if self.certainty.counted or rivals(self.scene):
             shares = gives_shares(self.tiled.network, len(self.card.bands), self.tiled.stride)
-        return Resident(self.tiled, self.card, shares)
+        model = self.model
+        return Use(model.digest, self.card, model.footprint, self.method, shares)
 
     @property
     def legend(self) -> Legend:
@@ -213,7 +211,8 @@ def prepare(
     found = find(model)
     card = found.card
     source = open_input(scene, reading, card)
-    tiled = _by_method(as_tiled(found.network, card, found.footprint), method)
+    _require_method(method)
+    tiled = Use(found.digest, card, found.footprint, method).tiled(found.network)
     layers = tuple(certainty.layers(card))
     costs = _costs(found, tiled, source)
     costs = replace(costs, held=costs.held + sum(layer.count for layer, _ in layers))
@@ -234,16 +233,9 @@ def prepare(
     )
 
 
-def _by_method(tiled: TiledNetwork, method: Method) -> TiledNetwork:
-    """The network, or the classifier on crops in its place; tiles are the same ones.
-
-    A crop lies inside of what the one pass reads for its score, so its margin does for both.
-    """
+def _require_method(method: str) -> None:
     if method not in get_args(Method):
         raise OptionError(f"the methods are {' and '.join(get_args(Method))}, got {method!r:.80}")
-    if method == "one-pass":
-        return tiled
-    return replace(tiled, network=sliding_window(tiled.network))
 
 
 def _resumed(tile: str | int, before: Fields | None) -> str | int:
@@ -329,11 +321,10 @@ def _expected_seconds(
     side = -(-CHUNK // ready.tiled.stride) * ready.tiled.stride
     pixels = np.ones((len(ready.scene.band_indexes), side, side), ready.scene.dtype)
     valid = np.ones((side, side), np.bool_)
-    card = ready.card
-    resident = Resident(ready.tiled, card)
+    use = ready.use()
     chosen = choose_engine(
         ready.tiled.network,
-        card,
+        use.card,
         ready.tiled.stride,
         pixels,
         valid,
@@ -341,5 +332,5 @@ def _expected_seconds(
         precision=precision,
         engine=engine,
     )
-    seconds = resident.predictor(chosen).forward_seconds(side, side)
+    seconds = Resident(ready.model).predictor(use, chosen).forward_seconds(side, side)
     return seconds * ready.selection.extra_work * ready.selection.pixels / side**2

@@ -1,17 +1,22 @@
 """What lives once in every worker process, and what is done with it."""
 
 import threading
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
-from segpipe.models.blend import TiledNetwork
+from segpipe.models.blend import TiledNetwork, as_tiled
 from segpipe.models.card import NODATA, ModelCard
+from segpipe.models.converted import sliding_window
 from segpipe.models.engine import Engine, Precision
+from segpipe.models.errors import ModelError
+from segpipe.models.footprint import Footprint
 from segpipe.models.heap import keep_freed_memory
+from segpipe.models.package import SegmentationModel
 from segpipe.models.predictor import TorchPredictor, choose_engine
 from segpipe.pipeline.mapping import Job, map_tile, observe
 from segpipe.pipeline.maps.label_store import LabelStore
@@ -22,38 +27,94 @@ from segpipe.pipeline.scenes.scene import Scene
 from segpipe.pipeline.vectors.aoi import Mask, Piece
 from segpipe.pipeline.window import Window
 
+Method = Literal["one-pass", "sliding-window"]
+"""How a converted classifier is run; every other network is run in one pass."""
+
 _SAMPLE = 512
 """Side in pixels of the window on which a precision has to prove itself."""
 
+_ENGINES = 2
+"""Engines for which a process keeps weights."""
 
-class Resident:
-    """A network with its card, and the predictor that is made of them when the first tile comes.
 
-    It travels to a worker once, without its predictor. `shares` is what `gives_shares` says of
-    the network, None where nobody asks for probabilities.
+@dataclass(frozen=True, slots=True)
+class Use:
+    """How a run uses a model: small, told with every task, and without its weights.
+
+    Attributes:
+        model: the model's digest; whoever computes has to have this one.
+        card: the model's, with mean and deviation in the scene's own numbers.
+        footprint: the network's.
+        method: how a converted classifier is run.
+        shares: what `gives_shares` says of the network, None where nobody asks for probabilities.
     """
 
-    def __init__(self, tiled: TiledNetwork, card: ModelCard, shares: bool | None = None) -> None:
+    model: str
+    card: ModelCard
+    footprint: Footprint
+    method: Method = "one-pass"
+    shares: bool | None = None
+
+    def tiled(self, network: nn.Module) -> TiledNetwork:
+        """The network as tiles run it: itself, its blend, or the classifier on crops.
+
+        Tiles of crops are those of the one pass: a crop lies inside of what that reads for its
+        score, so its margin does for both.
+        """
+        tiled = as_tiled(network, self.card, self.footprint)
+        if self.method == "one-pass":
+            return tiled
+        return replace(tiled, network=sliding_window(tiled.network))
+
+
+class Resident:
+    """A model, and the predictor that is made of it when the first tile comes.
+
+    It travels to a worker process once, without its predictor, and is there for all scenes. What
+    has travelled works its digest out again.
+    """
+
+    def __init__(self, model: SegmentationModel) -> None:
         keep_freed_memory()
-        self.tiled = tiled
-        self.card = card
-        self.shares = shares
+        self.model = model
         self._lock = threading.Lock()
-        self._predictor: TorchPredictor | None = None
+        self._turn = threading.Lock()
+        self._predictors: dict[tuple[Method, Engine, bool | None], TorchPredictor] = {}
 
-    def __reduce__(self) -> tuple[type["Resident"], tuple[TiledNetwork, ModelCard, bool | None]]:
-        return Resident, (self.tiled, self.card, self.shares)
+    @classmethod
+    def of(cls, network: nn.Module, card: ModelCard) -> "Resident":
+        """A model that nobody has measured yet, as it comes out of a parcel."""
+        return cls(SegmentationModel(network, card))
 
-    def predictor(self, engine: Engine) -> TorchPredictor:
-        """The predictor for this engine; one a process."""
+    def __reduce__(self) -> tuple[Callable[..., "Resident"], tuple[nn.Module, ModelCard]]:
+        return Resident.of, (self.model.network, self.model.card)
+
+    def predictor(self, use: Use, engine: Engine) -> TorchPredictor:
+        """The predictor for this use and this engine.
+
+        Scenes that follow each other are on a worker at once, and may have two precisions: the
+        weights are kept for two engines, and one of them computes at a time.
+
+        Raises:
+            ModelError: this isn't the model that is asked for.
+        """
+        wanted = (use.method, engine, use.shares)
         with self._lock:
-            if self._predictor is None or self._predictor.engine != engine:
-                self._predictor = None  # frees the old weights before there are new ones
-                tiled = self.tiled
-                self._predictor = TorchPredictor(
-                    tiled.network, self.card, tiled.stride, engine, self.shares
+            if self.model.digest != use.model:
+                raise ModelError(
+                    f"a worker was to have the model {use.model[:16]} and has "
+                    f"{self.model.digest[:16]}; type the same command again"
                 )
-            return self._predictor
+            found = self._predictors.pop(wanted, None)
+            if found is None:
+                for oldest in list(self._predictors)[: 1 - _ENGINES]:
+                    del self._predictors[oldest]  # frees weights before there are new ones
+                tiled = use.tiled(self.model.network)
+                found = TorchPredictor(
+                    tiled.network, use.card, tiled.stride, engine, use.shares, self._turn
+                )
+            self._predictors[wanted] = found
+        return found.for_card(use.card)
 
 
 def decide_engine(
@@ -62,6 +123,7 @@ def decide_engine(
     device: str,
     precision: Precision | Literal["auto"],
     engine: str,
+    use: Use,
     resident: Resident,
 ) -> Engine:
     """How the worker computes: what was asked for, or what the hardware does well and rightly.
@@ -71,10 +133,11 @@ def decide_engine(
     """
     reads = (scene.read(plan.reads(core)) for core in _samples(plan))
     pixels, valid = max(reads, key=lambda read: int(read[1].sum()))
+    tiled = use.tiled(resident.model.network)
     return choose_engine(
-        resident.tiled.network,
-        resident.card,
-        resident.tiled.stride,
+        tiled.network,
+        use.card,
+        tiled.stride,
         pixels,
         valid,
         device=device,
@@ -83,14 +146,15 @@ def decide_engine(
     )
 
 
-def map_one(job: Job, engine: Engine, resident: Resident, piece: Piece) -> Receipt:
+def map_one(job: Job, use: Use, engine: Engine, resident: Resident, piece: Piece) -> Receipt:
     """The receipt of a tile that this worker has mapped."""
-    return map_tile(job, piece, resident.predictor(engine))
+    return map_tile(job, piece, resident.predictor(use, engine))
 
 
 def recompute(
     scene: Scene,
     plan: Plan,
+    use: Use,
     engine: Engine,
     resident: Resident,
     core: Window,
@@ -105,7 +169,7 @@ def recompute(
     margin = plan.margin
     double = Margin(2 * margin.top, 2 * margin.left, 2 * margin.bottom, 2 * margin.right)
     wide = replace(plan, margin=double)
-    predictor = resident.predictor(engine)
+    predictor = resident.predictor(use, engine)
     bands = {CLASSES: None}
     found, _ = observe(scene, wide, wide.reads(core), core, predictor, NODATA, bands, wanted)
     return found[CLASSES]
@@ -115,13 +179,14 @@ def count_differing(
     scene: Scene,
     plan: Plan,
     store: LabelStore,
+    use: Use,
     engine: Engine,
     resident: Resident,
     core: Window,
     wanted: Mask | None = None,
 ) -> int:
     """How many stored labels of `core` aren't those of `recompute`."""
-    expected = recompute(scene, plan, engine, resident, core, wanted)
+    expected = recompute(scene, plan, use, engine, resident, core, wanted)
     return int(np.count_nonzero(store.read(core) != expected))
 
 

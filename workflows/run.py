@@ -26,11 +26,11 @@ from segpipe.pipeline.scenes.location import is_remote, place_of, shown
 from segpipe.pipeline.staging import discard, staged_beside, staging, sweep_discarded
 from segpipe.workflows.catalogue import Model, find
 from segpipe.workflows.errors import OptionError
-from segpipe.workflows.plan import THREADS, Method, Preparation, prepare, target
+from segpipe.workflows.plan import THREADS, Preparation, prepare, target
 from segpipe.workflows.polygons import PolygonForm
 from segpipe.workflows.reading.inputs import Bands, Reading, Scenes, named
 from segpipe.workflows.reading.series import ALONE, Series, wanted
-from segpipe.workflows.resident import Resident, decide_engine
+from segpipe.workflows.resident import Method, Resident, decide_engine
 from segpipe.workflows.results.again import Origin
 from segpipe.workflows.results.map_item import ItemTarget
 from segpipe.workflows.results.products import Products
@@ -174,7 +174,7 @@ def run(
     if not staged_beside(ready.output):
         _refuse_existing(ready.output, overwrite)
         products.refuse_existing(overwrite=overwrite)
-    name = run_id(ready)
+    name, use = run_id(ready), ready.use()
     journal = Journal.of(log)
     journal.begin(
         name,
@@ -185,7 +185,7 @@ def run(
         tile=ready.plan.side,
     )
     with _workers(ready, scheduler, scheduler_file, workers, name) as runner:
-        decide = partial(decide_engine, ready.scene, ready.plan, device, precision, engine)
+        decide = partial(decide_engine, ready.scene, ready.plan, device, precision, engine, use)
         chosen = runner.call(decide)
         journal.note(
             "cluster",
@@ -197,7 +197,7 @@ def run(
         fields = fingerprint_of(ready, chosen, zarr_format)
         fill = partial(create_stores, ready, chosen, name, zarr_format)
         with staging(ready.output, fields, new_run=new_run, create=fill, run=name) as staged:
-            begun = Run(name, ready, chosen, staged, runner, journal)
+            begun = Run(name, ready, use, chosen, staged, runner, journal)
             tally, seam = Tally(), None
             if not begun.is_published:
                 _refuse_existing(ready.output, overwrite)
@@ -339,7 +339,7 @@ def _workers(
         raise OptionError("--scheduler and --scheduler-file name two clusters; leave one out")
     if workers < 1:
         raise OptionError(f"workers are 1 or more, got {workers}")
-    resident = ready.resident()
+    resident = Resident(ready.model)
     if scheduler or scheduler_file:
         return existing(resident, scheduler=scheduler, scheduler_file=scheduler_file, run=run)
     return embedded(resident, workers=workers, threads=THREADS, run=run)

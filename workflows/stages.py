@@ -28,7 +28,7 @@ from segpipe.pipeline.staging import Staging
 from segpipe.pipeline.vectors.aoi import Mask, Piece
 from segpipe.pipeline.window import Window
 from segpipe.workflows.plan import Preparation
-from segpipe.workflows.resident import Resident, around, count_differing, map_one
+from segpipe.workflows.resident import Resident, Use, around, count_differing, map_one
 from segpipe.workflows.results.report import SeamCheck
 
 ALGORITHM = 1
@@ -85,6 +85,7 @@ class Run:
 
     id: str
     ready: Preparation
+    use: Use
     engine: Engine
     staged: Staging
     runner: Runner[Resident]
@@ -149,7 +150,7 @@ class Run:
                     yield selection.piece(tile)
 
         with beating(self.staged, lambda: (fresh, given - fresh)):
-            for receipt in self.runner.map(partial(map_one, job, self.engine), missing()):
+            for receipt in self.runner.map(partial(map_one, job, self.use, self.engine), missing()):
                 fresh += 1
                 tell()
                 self._note(receipt)
@@ -180,7 +181,7 @@ class Run:
         if not pixels:
             return None
         store = LabelStore(self.staged.store)
-        compare = partial(count_differing, self.ready.scene, plan, store, self.engine)
+        compare = partial(count_differing, self.ready.scene, plan, store, self.use, self.engine)
         differing = self.runner.call(partial(compare, core=core, wanted=wanted))
         if differing > _ROUNDING * pixels:
             raise VerificationError(

@@ -18,9 +18,9 @@ from segpipe.pipeline.scenes.scene import Scene, open_scene
 from segpipe.pipeline.vectors.aoi import Selection
 from segpipe.pipeline.window import Window
 from segpipe.workflows.catalogue import Model, find
-from segpipe.workflows.plan import Method, prepare
+from segpipe.workflows.plan import prepare
 from segpipe.workflows.reading.inputs import Bands, Reading, Scenes, named
-from segpipe.workflows.resident import Resident, decide_engine, recompute
+from segpipe.workflows.resident import Method, Resident, Use, decide_engine, recompute
 from segpipe.workflows.results.edit import edits
 
 _GPU_TOLERANCE = 1e-3
@@ -128,14 +128,14 @@ def verify(
             f"{output} has {labels.grid.shape} pixels and {ready.scene.path} has "
             f"{ready.scene.grid.shape}; name the scene that was mapped"
         )
-    local = Serial(ready.resident())
-    decide = partial(decide_engine, ready.scene, ready.plan, device, precision, engine)
+    local, use = Serial(Resident(ready.model)), ready.use()
+    decide = partial(decide_engine, ready.scene, ready.plan, device, precision, engine, use)
     chosen = local.call(decide)
     allowed = tolerance
     if allowed is None:
         allowed = 0.0 if chosen.device == "cpu" else _GPU_TOLERANCE
     cores = list(_drawn(ready.selection, windows, seed))
-    compare = partial(_count, ready.scene, labels, ready.selection, chosen)
+    compare = partial(_count, ready.scene, labels, ready.selection, use, chosen)
     counts = list(local.map(compare, cores))
     wrong = next((core for core, (count, _) in zip(cores, counts, strict=True) if count), None)
     return Verification(
@@ -163,6 +163,7 @@ def _count(
     scene: Scene,
     labels: Scene,
     selection: Selection,
+    use: Use,
     engine: Engine,
     resident: Resident,
     core: Window,
@@ -170,6 +171,6 @@ def _count(
     """How many labels of a window differ, and how many of these are nodata in the map."""
     (stored,), _ = labels.read(core)
     wanted = selection.wanted(core)
-    expected = recompute(scene, selection.plan, engine, resident, core, wanted)
+    expected = recompute(scene, selection.plan, use, engine, resident, core, wanted)
     differs = stored != expected
     return int(np.count_nonzero(differs)), int(np.count_nonzero(differs & (stored == NODATA)))
