@@ -36,7 +36,7 @@ class Journal:
         self.run = run
         self.note("planned", **facts)
 
-    def note(self, event: str, level: Level = "info", **facts: object) -> None:
+    def note(self, event: str, level: Level = "info", /, **facts: object) -> None:
         """Adds a line: when, how grave, which run, what happened, and facts about it.
 
         Raises:

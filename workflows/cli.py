@@ -1,5 +1,6 @@
 """The command line: its commands, and every error as one line."""
 
+import contextlib
 import logging
 import os
 import signal
@@ -11,6 +12,7 @@ import click
 
 from segpipe.models.errors import DeviceError, ModelError
 from segpipe.pipeline.errors import PipelineError, StorageError
+from segpipe.pipeline.journal import Journal
 from segpipe.workflows.commands.bench import bench
 from segpipe.workflows.commands.convert import convert
 from segpipe.workflows.commands.evaluate import evaluate
@@ -20,6 +22,7 @@ from segpipe.workflows.commands.model import model
 from segpipe.workflows.commands.models import models
 from segpipe.workflows.commands.plan import plan
 from segpipe.workflows.commands.run import run
+from segpipe.workflows.commands.status import status
 from segpipe.workflows.commands.train import train
 from segpipe.workflows.commands.verify import verify
 from segpipe.workflows.commands.view import view
@@ -45,7 +48,21 @@ def cli() -> None:
 
 
 for command in (
-    *(run, plan, inspect, model, models, verify, train, evaluate, convert, export, view, bench),
+    *(
+        run,
+        status,
+        plan,
+        inspect,
+        model,
+        models,
+        verify,
+        train,
+        evaluate,
+        convert,
+        export,
+        view,
+        bench,
+    ),
 ):
     cli.add_command(command)
 
@@ -82,6 +99,10 @@ def _usage(error: click.ClickException) -> str:
 def _leave(number: int, frame: FrameType | None) -> None:
     """Ends the process at once: a run survives a SIGKILL, so nothing has to be tidied up."""
     click.echo("\nsegpipe: interrupted; what is finished is safe", err=True)
+    context = click.get_current_context(silent=True)
+    if context is not None and isinstance(context.obj, Journal):
+        with contextlib.suppress(StorageError):
+            context.obj.note("interrupted", "warning", signal=number)
     if sys.argv[1:2] in (["run"], ["train"]):
         click.echo(f"segpipe: resume with: {command_line()}", err=True)
     sys.stderr.flush()

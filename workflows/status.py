@@ -37,7 +37,8 @@ class Status:
         in_flight: how many are with workers.
         tiles_per_second: of the process that drives the run; None before its first tile.
         seconds_left: until all tiles are stored, at that rate.
-        silent: seconds since the driving process last told of itself, where that is long.
+        seen: when the process that drives the run, or did last, told of itself, in seconds since
+            1970; None where it never did.
         driver: the process that drives the run, or did last.
     """
 
@@ -51,8 +52,16 @@ class Status:
     in_flight: int | None = None
     tiles_per_second: float | None = None
     seconds_left: float | None = None
-    silent: float | None = None
+    seen: float | None = None
     driver: Driver | None = None
+
+    @property
+    def silent(self) -> float | None:
+        """Seconds since a process that maps told of itself, where they are many."""
+        if self.state != "mapping" or self.seen is None:
+            return None
+        silence = time.time() - self.seen
+        return silence if silence > _SILENT else None
 
     @property
     def ends(self) -> datetime | None:
@@ -76,6 +85,7 @@ class Status:
             "seconds_left": self.seconds_left,
             "expected_end": _iso(self.ends),
             "silent_seconds": self.silent,
+            "seen": _iso(None if self.seen is None else datetime.fromtimestamp(self.seen, UTC)),
             "started": driver and _iso(datetime.fromtimestamp(driver.started, UTC)),
             "host": driver and driver.host,
             "pid": driver and driver.pid,
@@ -147,9 +157,9 @@ def _of_run(staged: Staging) -> Status:
         return Status(staged.output, "mapping" if driven else "stopped", stored=stored)
     failed = staged.count("failed")
     left = max(driver.tiles - stored - failed, 0)
+    if pulse and pulse.at <= driver.started:
+        pulse = None  # of an earlier process
     rate = _rate(driver, pulse) if driven else None
-    told = pulse is not None and driven and left > 0
-    silence = time.time() - pulse.at if pulse and told else 0.0
     return Status(
         staged.output,
         ("mapping" if left else "publishing") if driven else "stopped",
@@ -158,17 +168,17 @@ def _of_run(staged: Staging) -> Status:
         stored,
         failed,
         _first_failure(staged) if failed else None,
-        min(pulse.running, left) if pulse and told else None,
+        min(pulse.running, left) if pulse and driven else None,
         rate,
         left / rate if rate else None,
-        silence if silence > _SILENT else None,
+        pulse.at if pulse else None,
         driver,
     )
 
 
 def _rate(driver: Driver, pulse: Pulse | None) -> float | None:
-    """Tiles a second of this process; a pulse of an earlier one says nothing of it."""
-    if pulse is None or not pulse.stored or pulse.at <= driver.started:
+    """Tiles a second of this process."""
+    if pulse is None or not pulse.stored:
         return None
     return pulse.stored / (pulse.at - driver.started)
 

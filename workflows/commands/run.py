@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from segpipe.pipeline.budget import readable
+from segpipe.pipeline.journal import Journal
 from segpipe.workflows.terminal import options, texts
 from segpipe.workflows.terminal.console import command_line, print_json, warn
 from segpipe.workflows.terminal.sections import command_with
@@ -90,7 +91,15 @@ _ONE_FILE = ("probabilities", "confidence", "report", "polygons")
 @click.option("--new-run", is_flag=True, help="Throw away an unfinished run for this output.")
 @options.as_json
 @click.option("--quiet", is_flag=True, help="Show no progress.")
-def run(scenes: tuple[str, ...], as_json: bool, quiet: bool, **arguments: Any) -> None:
+@click.option(
+    "--log",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, allow_dash=True),
+    help="Add what happens to a file, one JSON object a line; - is standard error.",
+)
+def run(
+    scenes: tuple[str, ...], as_json: bool, quiet: bool, log: str | None, **arguments: Any
+) -> None:
     """Map each SCENE and publish the map.
 
     A SCENE is a raster, a folder of rasters, or a glob in quotes. Several scenes give a map each;
@@ -125,8 +134,12 @@ def run(scenes: tuple[str, ...], as_json: bool, quiet: bool, **arguments: Any) -
     series = ALONE if chosen.single else _series(arguments)
 
     def map_scene(scene: str, output: Path | None) -> Report:
-        watch: dict[str, Any] = {} if quiet or as_json else {"watch": ProgressPrinter()}
-        own: dict[str, Any] = {"series": series}
+        # A bar would break the lines of a journal on standard error.
+        silent = quiet or as_json or log == "-"
+        watch: dict[str, Any] = {} if silent else {"watch": ProgressPrinter()}
+        # Where an interrupt looks for it.
+        click.get_current_context().obj = journal = Journal(log)
+        own: dict[str, Any] = {"series": series, "log": journal}
         if not chosen.single:
             own["stac"] = series.item_of(target(scene, output))
         named = (scene, *chosen.others) if chosen.others else scene

@@ -20,9 +20,13 @@ class ProgressPrinter:
         self._start = time.monotonic()
         self._shown = self._start
         self._terminal = sys.stderr.isatty()
+        self._begun = False
 
     def __call__(self, progress: Progress) -> None:
-        """Shows a state, if it is time to."""
+        """Shows a state, if it is time to; on a terminal first of all where Dask's pages are."""
+        if self._terminal and not self._begun and progress.dashboard:
+            click.echo(f"dashboard: {progress.dashboard}", err=True)
+        self._begun = True
         now, last = time.monotonic(), progress.done == progress.tiles
         pause = 0.1 if self._terminal else _PAUSE
         if now - self._shown < pause and not last:

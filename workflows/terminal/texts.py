@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # --help needn't wait for torch
@@ -40,6 +41,22 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = seconds / 60
     return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+def rate(tiles_per_second: float) -> str:
+    """A speed as people say it, whichever of tiles a second, a minute or an hour reads well."""
+    for seconds, unit in ((1, "second"), (60, "minute")):
+        if tiles_per_second * seconds >= 1:
+            return f"{tiles_per_second * seconds:,.1f} tiles a {unit}"
+    return f"{tiles_per_second * 3600:,.1f} tiles an hour"
+
+
+def place(path: Path) -> str:
+    """A path as it is typed in the current folder."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
 
 
 def area(square_metres: float | None) -> str:
