@@ -283,7 +283,11 @@ class Cluster(Generic[Resident]):
             TimeoutError: the result doesn't come.
         """
         try:
-            result = future.result(timeout=_BEAT if future.status == "finished" else None)
+            if future.status == "finished":
+                with _of_the_network():
+                    result = future.result(timeout=_BEAT)
+            else:
+                result = future.result()
         except KilledWorker:
             return Failed(item, WorkerDiedError("it ended every process that tried it"))
         except patience.forgiven as error:
@@ -375,12 +379,25 @@ def _within(client: Client, seconds: float, call: Callable[[], Awaitable[Any]]) 
 
     Raises:
         TimeoutError: not in time.
+        CommClosedError: no connection can be made.
     """
 
     async def bounded() -> Any:
         return await asyncio.wait_for(call(), seconds)
 
-    return client.sync(bounded)
+    with _of_the_network():
+        return client.sync(bounded)
+
+
+@contextlib.contextmanager
+def _of_the_network() -> Iterator[None]:
+    """Errors of connections told from those of disks, which are of the same class."""
+    try:
+        yield
+    except TimeoutError:
+        raise
+    except OSError as error:
+        raise CommClosedError(_short(error)) from error
 
 
 @contextlib.contextmanager
