@@ -251,8 +251,8 @@ def test_a_run_is_looked_at_stopped_looked_at_and_resumed(tmp_path: Path, segpip
     pixels = np.tile(toys.landscape(1024, 1024), (1, 2, 2))
     toys.write_scene(tmp_path / "scene.tif", pixels, tiled=True)
     words = ("run", "scene.tif", "-m", "toy", "-o", "map.zarr", "--tile", "256")
-    words += ("--precision", "fp32", "--log", "log.jsonl")
-    process = start(*words, cwd=tmp_path)
+    more = ("--precision", "fp32", "--log", "log.jsonl")
+    process = start(*words, *more, cwd=tmp_path)
     until, seen = time.monotonic() + 120, []
     while time.monotonic() < until and process.poll() is None:
         try:
