@@ -20,7 +20,7 @@ from segpipe.pipeline.fingerprint import Fields
 from segpipe.pipeline.grid import Grid
 from segpipe.pipeline.maps.legend import Legend, LegendEntry
 from segpipe.pipeline.plan import CHUNK, Margin, Plan
-from segpipe.pipeline.scenes.location import is_remote, place_of
+from segpipe.pipeline.scenes.location import Place, is_remote, place_of
 from segpipe.pipeline.scenes.mosaic import rivals
 from segpipe.pipeline.scenes.raster import RasterSource
 from segpipe.pipeline.scenes.scene import Scene
@@ -32,6 +32,7 @@ from segpipe.workflows.reading.inputs import Bands, Reading, Scenes, named, open
 from segpipe.workflows.reading.reflectance import in_stored_units
 from segpipe.workflows.resident import Method, Resident, Use
 from segpipe.workflows.results.certainty import UNTOLD, Certainty
+from segpipe.workflows.results.delivery import on_a_disk, output_address
 
 THREADS = 3
 """Threads of an embedded worker: one reads, one predicts, one writes."""
@@ -113,7 +114,7 @@ class PlanReport:
     disk_bytes: int
     seconds: float
     footprint: Footprint
-    output: Path
+    output: Place
     warnings: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -163,10 +164,12 @@ def plan(
     """
     scene, others = named(scene, mosaic)
     found = find(model, trust_model)
+    sent = output_address("output", str(output)) if output and is_remote(output) else None
     ready = prepare(
         scene,
         model=found,
-        output=output,
+        # Nothing is written, so that no outbox is needed.
+        output=sent.name if sent else output,
         reading=Reading(bands, resolution, scale, offset, mosaic, others, variable, time),
         tile=tile,
         memory=memory,
@@ -182,7 +185,7 @@ def plan(
         disk_bytes=ready.disk_bytes,
         seconds=_expected_seconds(ready, device, precision, engine),
         footprint=ready.model.footprint,
-        output=ready.output,
+        output=sent or ready.output,
         warnings=ready.warnings,
     )
 
@@ -287,8 +290,12 @@ def _output(scene: str | Path, output: str | Path | None) -> Path:
     return path
 
 
-def target(scene: str | Path, output: str | Path | None) -> Path:
-    """Where a map of the scene goes, absolute, whether or not it can."""
+def target(scene: str | Path, output: str | Path | None, staging: str | Path | None = None) -> Path:
+    """Where a map of the scene goes on a disk, absolute, whether or not it can.
+
+    One for an object store is finished in an outbox, in the folder `staging`.
+    """
+    output = on_a_disk(output, staging)
     stem = (place_of(scene) if is_remote(scene) else Path(scene)).stem or Path.cwd().name
     return Path(f"{stem}.classes.tif" if output is None else output).absolute()
 

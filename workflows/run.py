@@ -18,12 +18,14 @@ from segpipe.pipeline.area import grid_area
 from segpipe.pipeline.driver import Driver
 from segpipe.pipeline.errors import FingerprintMismatchError, StorageError
 from segpipe.pipeline.execution import Runner, embedded, existing
+from segpipe.pipeline.guarantees import require_folder
 from segpipe.pipeline.journal import Journal, noting_errors
 from segpipe.pipeline.mapping import peak_rss, this_process
 from segpipe.pipeline.maps.label_store import STORE_MARKS
 from segpipe.pipeline.receipt import Receipt, total, total_confidence
 from segpipe.pipeline.scenes.location import is_remote, place_of, shown
-from segpipe.pipeline.staging import discard, staged_beside, staging, sweep_discarded
+from segpipe.pipeline.staging import discard, staged_beside, sweep_discarded
+from segpipe.pipeline.staging import staging as stage
 from segpipe.workflows.catalogue import Model, find
 from segpipe.workflows.errors import OptionError
 from segpipe.workflows.plan import THREADS, Preparation, prepare, target
@@ -32,6 +34,7 @@ from segpipe.workflows.reading.inputs import Bands, Reading, Scenes, named
 from segpipe.workflows.reading.series import ALONE, Series, wanted
 from segpipe.workflows.resident import Method, Resident, decide_engine
 from segpipe.workflows.results.again import Origin
+from segpipe.workflows.results.delivery import Delivery
 from segpipe.workflows.results.map_item import ItemTarget
 from segpipe.workflows.results.products import Products
 from segpipe.workflows.results.report import ClassTotal, Report, Seconds
@@ -49,6 +52,7 @@ def run(
     model: Model | None = None,
     trust_model: str | None = None,
     output: str | Path | None = None,
+    staging: str | Path | None = None,
     bands: Bands | None = None,
     scale: float | None = None,
     offset: float | None = None,
@@ -91,7 +95,11 @@ def run(
         trust_model: "sha256:" and the hash of a package's exported program or TorchScript, which
             run code when they are loaded; without it they aren't.
         output: ends in `.tif` for a cloud-optimised GeoTIFF or in `.zarr`; by default the scene's
-            stem with `.classes.tif` in the current folder.
+            stem with `.classes.tif` in the current folder. It may be an address in an object store,
+            as `s3://BUCKET/map.tif`; `probabilities`, `confidence`, `polygons`, `report` and `stac`
+            too then.
+        staging: the folder in which a map for an object store is finished before it is sent, by
+            default the current one; the workers of a cluster must see it.
         bands: numbers (from 1) or names of the scene's bands, in the model's order; by default
             those that have the names in the model's card. Or a table of files: for each of the
             model's bands, by name or number, the file that holds it, beside or in the scene's
@@ -147,104 +155,135 @@ def run(
     if engine not in ENGINES:
         raise OptionError(f"the engines are {', '.join(ENGINES)}, got {engine}")
     found = find(model, trust_model)
-    products = Products.of(
-        polygons=polygons,
-        report=report,
-        probabilities=probabilities,
-        confidence=confidence,
-        form=PolygonForm(min_area, simplify),
+    delivery = Delivery.of(
+        {
+            "output": output,
+            "probabilities": probabilities,
+            "confidence": confidence,
+            "polygons": polygons,
+            "report": report,
+            "stac": stac,
+        },
+        staging,
     )
-    ready = prepare(
-        scene,
-        model=found,
-        output=output,
-        reading=Reading(bands, resolution, scale, offset, mosaic, others, variable, time),
-        tile=tile,
-        memory=memory,
-        method=method,
-        aoi=aoi,
-        certainty=products.certainty,
-    )
-    _refuse_target(ready)
-    products.form.check(ready.plan.grid)
-    products = replace(products, stac=ItemTarget.of(stac, datetime, series.member, ready))
-    asked = wanted(ready, zarr_format, origin.arguments)
-    series.refuse_finished(ready.output, asked, overwrite=overwrite)
-    sweep_discarded(ready.output)
-    if not staged_beside(ready.output):
-        _refuse_existing(ready.output, overwrite)
-        products.refuse_existing(overwrite=overwrite)
-    name, use = run_id(ready), ready.use()
-    journal = Journal.of(log)
-    journal.begin(
-        name,
-        scene=shown(str(scene)),
-        output=ready.output,
-        model=ready.model.card.name,
-        tiles=len(ready.selection),
-        tile=ready.plan.side,
-    )
-    with _workers(ready, scheduler, scheduler_file, workers, name) as runner:
-        decide = partial(decide_engine, ready.scene, ready.plan, device, precision, engine, use)
-        chosen = runner.call(decide)
-        journal.note(
-            "cluster",
-            dashboard=runner.dashboard,
-            device=chosen.device,
-            engine=chosen.name,
-            precision=chosen.precision,
+    with delivery.opened() as (names, remarks):
+        products = Products.of(
+            polygons=names["polygons"],
+            report=names["report"],
+            probabilities=names["probabilities"],
+            confidence=names["confidence"],
+            form=PolygonForm(min_area, simplify),
         )
-        fields = fingerprint_of(ready, chosen, zarr_format)
-        fill = partial(create_stores, ready, chosen, name, zarr_format)
-        with staging(ready.output, fields, new_run=new_run, create=fill, run=name) as staged:
-            begun = Run(name, ready, use, chosen, staged, runner, journal)
-            tally, seam = Tally(), None
-            if not begun.is_published:
-                _refuse_existing(ready.output, overwrite)
-            products.claim(staged, overwrite=overwrite)
-            if not begun.is_published:
-                _announce(begun, origin, overwrite)
-                tally = Tally.of(begun.map_missing(watch))
-                seam = begun.check_seam()
-            counts = total(begun.receipts(), ready.legend.values)
-            mapped = perf_counter()
-            journal.note("publishing", output=ready.output)
-            begun.publish(counts, style=style, overwrite=overwrite)
-            end = perf_counter()
-            made = Report(
-                output=ready.output,
-                scene=place_of(scene) if is_remote(scene) else Path(scene),
-                model=ready.model.card.name,
-                tiles=len(ready.selection),
-                tiles_resumed=len(ready.selection) - tally.tiles,
-                pixels=ready.plan.grid.pixels,
-                aoi_pixels=None if aoi is None else ready.selection.pixels,
-                classes={
-                    entry.name: ClassTotal(
-                        entry.value,
-                        counts[entry.value].pixels,
-                        counts[entry.value].area,
-                        entry.color,
-                    )
-                    for entry in ready.legend.entries
-                },
-                footprint=ready.model.footprint,
-                tile=ready.plan.side,
-                engine=chosen,
-                seam=seam,
-                seconds=Seconds(end - start, tally.read, tally.predict, tally.write, end - mapped),
-                peak_rss_bytes=tally.peak_rss,
-                probabilities=products.certainty.probabilities,
-                confidence=products.certainty.confidence,
-                sureness=total_confidence(begun.receipts()) if products.certainty.counted else None,
-                warnings=(*ready.warnings, *_instead(ready, chosen, engine)),
-                area_m2=grid_area(ready.plan.grid),
-                run=name,
+        ready = prepare(
+            scene,
+            model=found,
+            output=names["output"],
+            reading=Reading(bands, resolution, scale, offset, mosaic, others, variable, time),
+            tile=tile,
+            memory=memory,
+            method=method,
+            aoi=aoi,
+            certainty=products.certainty,
+        )
+        _refuse_target(ready)
+        products.form.check(ready.plan.grid)
+        products = replace(
+            products, stac=ItemTarget.of(names["stac"], datetime, series.member, ready)
+        )
+        asked = wanted(ready, zarr_format, origin.arguments)
+        series.refuse_finished(ready.output, asked, overwrite=overwrite)
+        delivery.refuse_scene(ready.scene)
+        sweep_discarded(ready.output)
+        if not staged_beside(ready.output):
+            _refuse_existing(ready.output, overwrite)
+            products.refuse_existing(overwrite=overwrite)
+            delivery.claim(None, overwrite=overwrite)
+        name, use = run_id(ready), ready.use()
+        journal = Journal.of(log)
+        journal.begin(
+            name,
+            scene=shown(str(scene)),
+            output=ready.output,
+            model=ready.model.card.name,
+            tiles=len(ready.selection),
+            tile=ready.plan.side,
+        )
+        with _workers(ready, scheduler, scheduler_file, workers, name) as runner:
+            decide = partial(decide_engine, ready.scene, ready.plan, device, precision, engine, use)
+            chosen = runner.call(decide)
+            journal.note(
+                "cluster",
+                dashboard=runner.dashboard,
+                device=chosen.device,
+                engine=chosen.name,
+                precision=chosen.precision,
             )
-            made = products.write(made, ready, fields, origin)
-            series.note(made, asked, products.paths)
-            discard(staged)
-            journal.note("published", output=ready.output, seconds=round(end - start, 3))
+            fields = fingerprint_of(ready, chosen, zarr_format)
+            fill = partial(create_stores, ready, chosen, name, zarr_format)
+            with stage(ready.output, fields, new_run=new_run, create=fill, run=name) as staged:
+                begun = Run(name, ready, use, chosen, staged, runner, journal)
+                tally, seam = Tally(), None
+                lacking = require_folder(staged.folder, runner)
+                if new_run:
+                    delivery.clear(staged)
+                if not begun.is_published:
+                    _refuse_existing(ready.output, overwrite)
+                products.claim(staged, overwrite=overwrite)
+                delivery.claim(staged, overwrite=overwrite)
+                if not begun.is_published:
+                    _announce(begun, origin, overwrite)
+                    tally = Tally.of(begun.map_missing(watch))
+                    seam = begun.check_seam()
+                counts = total(begun.receipts(), ready.legend.values)
+                mapped = perf_counter()
+                journal.note("publishing", output=ready.output)
+                begun.publish(counts, style=style, overwrite=overwrite)
+                end = perf_counter()
+                made = Report(
+                    output=ready.output,
+                    scene=place_of(scene) if is_remote(scene) else Path(scene),
+                    model=ready.model.card.name,
+                    tiles=len(ready.selection),
+                    tiles_resumed=len(ready.selection) - tally.tiles,
+                    pixels=ready.plan.grid.pixels,
+                    aoi_pixels=None if aoi is None else ready.selection.pixels,
+                    classes={
+                        entry.name: ClassTotal(
+                            entry.value,
+                            counts[entry.value].pixels,
+                            counts[entry.value].area,
+                            entry.color,
+                        )
+                        for entry in ready.legend.entries
+                    },
+                    footprint=ready.model.footprint,
+                    tile=ready.plan.side,
+                    engine=chosen,
+                    seam=seam,
+                    seconds=Seconds(
+                        end - start, tally.read, tally.predict, tally.write, end - mapped
+                    ),
+                    peak_rss_bytes=tally.peak_rss,
+                    probabilities=products.certainty.probabilities,
+                    confidence=products.certainty.confidence,
+                    sureness=total_confidence(begun.receipts())
+                    if products.certainty.counted
+                    else None,
+                    warnings=(
+                        *ready.warnings,
+                        *remarks,
+                        *lacking,
+                        *_instead(ready, chosen, engine),
+                    ),
+                    area_m2=grid_area(ready.plan.grid),
+                    run=name,
+                    addresses=delivery.published,
+                )
+                made = products.write(made, ready, fields, origin)
+                series.note(made, asked, products.paths)
+                delivery.send(overwrite=overwrite)
+                discard(staged)
+                journal.note("published", output=ready.output, seconds=round(end - start, 3))
     return replace(made, seconds=replace(made.seconds, total=perf_counter() - start))
 
 
@@ -297,9 +336,11 @@ class Tally:
         return cls(tiles, read, predict, write, sum(peaks.values()))
 
 
-def is_begun(scene: str | Path, output: str | Path | None) -> bool:
+def is_begun(
+    scene: str | Path, output: str | Path | None, staging: str | Path | None = None
+) -> bool:
     """Whether there is an unfinished run for this output that the same call would resume."""
-    return bool(staged_beside(target(scene, output)))
+    return bool(staged_beside(target(scene, output, staging)))
 
 
 def _refuse_target(ready: Preparation) -> None:

@@ -83,6 +83,12 @@ class Address:
         path, bucket = self.path.rpartition("/")[0], self.text.rstrip("/").removesuffix(self.path)
         return replace(self, path=path, text=f"{bucket}{path}")
 
+    def beside(self, name: str) -> "Address":
+        """The address of another object of the same folder."""
+        folder = self.folder
+        path = f"{folder.path}/{name}".lstrip("/")
+        return replace(self, path=path, text=f"{folder.text.rstrip('/')}/{name}")
+
 
 Place = Path | Address
 

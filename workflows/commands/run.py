@@ -29,7 +29,7 @@ _SECTIONS = {
         *("resolution", "mosaic", "aoi"),
     ),
     "The model": ("model", "trust_model", "method"),
-    "The map": ("output", "zarr_format", "style", "overwrite", "new_run"),
+    "The map": ("output", "staging", "zarr_format", "style", "overwrite", "new_run"),
     "Beside the map": (
         *("probabilities", "confidence", "polygons", "min_area", "simplify"),
         *("report", "stac", "datetime"),
@@ -48,6 +48,7 @@ _ONE_FILE = ("probabilities", "confidence", "report", "polygons")
 @click.command(cls=command_with(_SECTIONS))
 @click.argument("scenes", metavar="SCENE...", nargs=-1, required=True)
 @options.mapping
+@options.staging
 @options.method
 @click.option("--scheduler", metavar="ADDRESS", help="A Dask scheduler, as tcp://HOST:8786.")
 @click.option("--scheduler-file", metavar="FILE", help="The file that a Dask scheduler wrote.")
@@ -64,20 +65,20 @@ _ONE_FILE = ("probabilities", "confidence", "report", "polygons")
 @click.option(
     "--report",
     metavar="OUT.html",
-    type=click.Path(path_type=Path),
+    type=options.DESTINATION,
     help="Write a page about the run: scene and map side by side, areas, model, provenance.",
 )
 @click.option(
     "--polygons",
     metavar="OUT.gpkg|.fgb|.parquet",
-    type=click.Path(path_type=Path),
+    type=options.DESTINATION,
     help="Write the map as polygons too, as `segpipe export` does.",
 )
 @options.polygon_form
 @click.option(
     "--stac",
     metavar="OUT.json",
-    type=click.Path(path_type=Path),
+    type=options.DESTINATION,
     help="Write a STAC item of the map; for several scenes a collection, with an item beside each "
     "map.",
 )
@@ -119,6 +120,7 @@ def run(
     segpipe run 'scenes/*.tif' -o maps --stac maps/collection.json
     segpipe run west.tif east.tif --mosaic first -o map.tif
     segpipe run scene.tif --scheduler tcp://10.0.0.1:8786 -o /shared/map.tif
+    segpipe run scene.tif -o s3://bucket/map.tif --staging /shared
     """  # noqa: D301
     from segpipe.workflows.plan import target
     from segpipe.workflows.reading.scenes import attempt, batch, outputs, to_dict, together
@@ -133,7 +135,7 @@ def run(
     arguments["zarr_format"] = int(arguments["zarr_format"])
     series = ALONE if chosen.single else _series(arguments)
 
-    def map_scene(scene: str, output: Path | None) -> Report:
+    def map_scene(scene: str, output: str | Path | None) -> Report:
         # A bar would break the lines of a journal on standard error.
         silent = quiet or as_json or log == "-"
         watch: dict[str, Any] = {} if silent else {"watch": ProgressPrinter()}
@@ -148,7 +150,8 @@ def run(
     outcomes = []
     for task in chosen.assignments:
         outcomes.append(attempt(task, map_scene))
-        _tell(task, outcomes[-1], alone=chosen.single, in_words=not as_json)
+        staging = arguments["staging"]
+        _tell(task, outcomes[-1], staging, alone=chosen.single, in_words=not as_json)
     series.gather(outputs(outcomes))
     if as_json:
         print_json(outcomes[0].to_dict() if chosen.single else to_dict(outcomes))
@@ -166,14 +169,16 @@ def _series(arguments: dict[str, Any]) -> Series:
     return Series.of(arguments["stac"], overwrite=arguments["overwrite"])
 
 
-def _tell(task: Assignment, outcome: Outcome, *, alone: bool, in_words: bool) -> None:
+def _tell(
+    task: Assignment, outcome: Outcome, staging: Path | None, *, alone: bool, in_words: bool
+) -> None:
     """Says what became of a scene; an error ends the command where there is no other scene."""
     from segpipe.workflows.reading.scenes import Failure, Finished
     from segpipe.workflows.run import is_begun
 
     if isinstance(outcome, Failure):
         error = outcome.error
-        if error.exit_code in _RESUMABLE and is_begun(task.scene, task.output):
+        if error.exit_code in _RESUMABLE and is_begun(task.scene, task.output, staging):
             error.add_note(f"resume with: {command_line()}")
         if alone:
             raise error
@@ -209,7 +214,7 @@ def _text(found: Report) -> str:
     resumed = f", {found.tiles_resumed} of them from before" if found.tiles_resumed else ""
     engine = found.engine
     lines = [
-        f"{found.output}",
+        f"{found.place(found.output)}",
         "",
         f"  {texts.tiles(found.tiles, found.tile)}{resumed}; {found.seconds.total:.1f} s, "
         f"{found.megapixels_per_second:.2f} Mpx/s, {readable(found.peak_rss_bytes)} of memory",
@@ -234,10 +239,14 @@ def _beside(found: Report) -> list[texts.Row]:
     """What was written beside the map."""
     areas = found.polygons
     written = {
-        "probabilities": found.probabilities,
-        "confidence": found.confidence,
-        "polygons": areas and f"{areas.output} ({areas.polygons:,} polygons)",
-        "report": found.page,
-        "STAC item": found.stac,
+        "probabilities": _place(found, found.probabilities),
+        "confidence": _place(found, found.confidence),
+        "polygons": areas and f"{found.place(areas.output)} ({areas.polygons:,} polygons)",
+        "report": _place(found, found.page),
+        "STAC item": _place(found, found.stac),
     }
     return [(name, str(file)) for name, file in written.items() if file is not None]
+
+
+def _place(found: Report, file: Path | None) -> str | None:
+    return None if file is None else str(found.place(file))

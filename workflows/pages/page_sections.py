@@ -485,7 +485,7 @@ def provenance(report: Report, ready: Preparation, fields: Fields) -> Html:
         + f", GDAL {rasterio.__gdal_version__}, Python {platform.python_version()}",
     }
     if report.polygons:
-        rows["polygons"] = f"{report.polygons.polygons:,} in {report.polygons.output}"
+        rows["polygons"] = f"{report.polygons.polygons:,} in {report.place(report.polygons.output)}"
     digests = {
         "model": ready.model.digest,
         "plan": ready.plan.digest,

@@ -29,7 +29,7 @@ class Assignment:
     """A scene, and where its map goes; None for the default, in the current folder."""
 
     scene: str
-    output: Path | None
+    output: str | Path | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class Finished:
 Outcome = Report | Finished | Failure
 
 
-def batch(words: Sequence[str], output: Path | None, *, of_files: bool = False) -> Batch:
+def batch(words: Sequence[str], output: str | Path | None, *, of_files: bool = False) -> Batch:
     """The scenes that are meant by words of a command line, and a place for each map.
 
     A word is a raster, a glob, or a folder: every raster in it that opens, by name. A Landsat or
@@ -106,7 +106,7 @@ def batch(words: Sequence[str], output: Path | None, *, of_files: bool = False) 
     return Batch(tuple(map(Assignment, scenes, outputs)), single, tuple(warnings))
 
 
-def together(words: Sequence[str], output: Path | None, *, of_files: bool = False) -> Batch:
+def together(words: Sequence[str], output: str | Path | None, *, of_files: bool = False) -> Batch:
     """The scenes that are meant by words of a command line, as one; words are those of `batch`.
 
     By default its map has the first scene's name.
@@ -122,7 +122,7 @@ def together(words: Sequence[str], output: Path | None, *, of_files: bool = Fals
     return Batch((task,), True, tuple(warnings), tuple(others))
 
 
-def attempt(task: Assignment, run: Callable[[str, Path | None], Report]) -> Outcome:
+def attempt(task: Assignment, run: Callable[[str, str | Path | None], Report]) -> Outcome:
     """What `run` reports of a scene; a scene that fails doesn't stop those that follow."""
     try:
         return run(task.scene, task.output)
@@ -224,7 +224,7 @@ def _is_raster(path: Path) -> bool:
     return True
 
 
-def _check_names(scenes: Sequence[str], outputs: Sequence[Path | None]) -> None:
+def _check_names(scenes: Sequence[str], outputs: Sequence[str | Path | None]) -> None:
     """Refuses scenes whose maps would have one name."""
     taken: dict[Path, str] = {}
     for scene, output in zip(scenes, outputs, strict=True):
@@ -237,12 +237,14 @@ def _check_names(scenes: Sequence[str], outputs: Sequence[Path | None]) -> None:
         taken[path] = shown(scene)
 
 
-def _folder(output: Path | None) -> Path | None:
+def _folder(output: str | Path | None) -> Path | None:
     """The output, if it is a folder that takes maps."""
+    if isinstance(output, str):
+        return None
     return output if output and output.suffix not in (".tif", ".zarr") and output.is_dir() else None
 
 
-def _one_output(output: Path) -> str:
+def _one_output(output: str | Path) -> str:
     return (
         "-o names one output and there are several scenes; leave it out, name a folder that "
         f"exists, or make one map with --mosaic, got {output}"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from segpipe.pipeline.area import row_areas
 from segpipe.pipeline.errors import StorageError
 from segpipe.pipeline.grid import Grid
 from segpipe.pipeline.maps.layer import CLASSES, CONFIDENCE, PROBABILITIES, Layer, class_layer
+from segpipe.pipeline.scenes.location import Address
 from segpipe.pipeline.vectors.outline import outline
 from segpipe.workflows.errors import OptionError
 from segpipe.workflows.plan import Preparation
@@ -64,6 +66,9 @@ _ABOUT: Mapping[str, tuple[str, tuple[str, ...]]] = {
 """Titles and roles of what is beside the map."""
 
 _ITEMS = (".json", ".geojson")
+
+Refer = Callable[[str | Path], str]
+"""Gives the reference from an item to a file."""
 
 _SHA256 = "1220"
 """What stands before 32 bytes of SHA-256 in a multihash."""
@@ -168,7 +173,7 @@ def item(
         ready: what the run was prepared with.
         beside: files that were made of the map, by the names of their assets.
     """
-    folder, member = target.path.parent, target.member
+    refer, member = partial(_reference, report, target.path), target.member
     place = outline(ready.plan.grid)
     return {
         "type": "Feature",
@@ -191,8 +196,8 @@ def item(
             },
         },
         **({"collection": member.collection} if member else {}),
-        "links": list(_links(folder, ready, member)),
-        "assets": _assets(folder, report, ready, beside),
+        "links": list(_links(refer, ready, member)),
+        "assets": _assets(refer, report, ready, beside),
     }
 
 
@@ -231,17 +236,17 @@ def _render(ready: Preparation) -> dict[str, Any]:
     }
 
 
-def _links(folder: Path, ready: Preparation, member: Membership | None) -> Iterator[dict[str, str]]:
+def _links(refer: Refer, ready: Preparation, member: Membership | None) -> Iterator[dict[str, str]]:
     if member:
-        href = relative(member.path, folder)
+        href = refer(member.path)
         for relation in ("root", "parent", "collection"):
             yield {"rel": relation, "href": href, "type": JSON}
     if package := ready.model.item:
         title = f"The model, {ready.model.card.name}"
-        href = relative(package, folder)
+        href = refer(package)
         yield {"rel": "derived_from", "href": href, "type": GEOJSON, "title": title}
     for source in _sources(ready):
-        href, name = relative(source, folder), source.rpartition("/")[2]
+        href, name = refer(source), source.rpartition("/")[2]
         if Path(source).suffix.lower() in _ITEMS:
             yield {"rel": "derived_from", "href": href, "type": GEOJSON, "title": f"Scene {name}"}
         else:
@@ -257,12 +262,12 @@ def _sources(ready: Preparation) -> tuple[str, ...]:
 
 
 def _assets(
-    folder: Path, report: Report, ready: Preparation, beside: Mapping[str, Path]
+    refer: Refer, report: Report, ready: Preparation, beside: Mapping[str, Path]
 ) -> dict[str, Any]:
     output, card = report.output, ready.model.card
-    found = {"map": _map(folder, report, ready)}
+    found = {"map": _map(refer, report, ready)}
     for layer, path in ready.certainty.layers(card):
-        found[layer.name] = _raster(folder, path, layer, ready.plan.grid)
+        found[layer.name] = _raster(refer, path, layer, ready.plan.grid)
     legend, style = output.with_name(f"{output.name}.aux.xml"), output.with_suffix(".qml")
     for name, path in {"legend": legend, "style": style, **beside}.items():
         if path.exists():
@@ -270,7 +275,7 @@ def _assets(
             # A page tells how long its run took, so its bytes are another run's alone.
             facts = {} if name == "report" else file_facts(path)
             found[name] = {
-                "href": relative(path, folder),
+                "href": refer(path),
                 "type": _TYPES[path.suffix.lower()],
                 "title": title,
                 "roles": list(roles),
@@ -279,20 +284,20 @@ def _assets(
     return found
 
 
-def _map(folder: Path, report: Report, ready: Preparation) -> dict[str, Any]:
+def _map(refer: Refer, report: Report, ready: Preparation) -> dict[str, Any]:
     package = ready.model.item
-    about = {"format": "stac-mlm", "expression": relative(package, folder)} if package else None
+    about = {"format": "stac-mlm", "expression": refer(package)} if package else None
     return {
-        **_raster(folder, report.output, class_layer(ready.legend), ready.plan.grid),
+        **_raster(refer, report.output, class_layer(ready.legend), ready.plan.grid),
         "classification:classes": list(_classes(report, ready)),
         **({"processing:expression": about} if about else {}),
     }
 
 
-def _raster(folder: Path, path: Path, layer: Layer, grid: Grid) -> dict[str, Any]:
+def _raster(refer: Refer, path: Path, layer: Layer, grid: Grid) -> dict[str, Any]:
     resolution = _resolution(grid)
     return {
-        "href": relative(path, folder),
+        "href": refer(path),
         "type": _type(path),
         "title": _TITLES[layer.name],
         "roles": ["data"],
@@ -373,6 +378,14 @@ def file_facts(path: Path) -> dict[str, Any]:
 def _digested(path: Path) -> tuple[int, str]:
     with path.open("rb") as file:
         return os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _reference(report: Report, item: Path, target: str | Path) -> str:
+    """What an item calls a file: where it lies, seen from where the item lies."""
+    place = target if "://" in str(target) else report.place(Path(target))
+    if isinstance(place, Path) and isinstance(report.place(item), Address):
+        return place.absolute().as_uri()
+    return relative(place if isinstance(place, Path) else str(place), item.parent)
 
 
 def relative(target: str | Path, folder: Path) -> str:

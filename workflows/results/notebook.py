@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from segpipe.pipeline.maps.picture import paint
+from segpipe.pipeline.scenes.location import Address
 from segpipe.pipeline.scenes.scene import open_scene
 from segpipe.workflows.errors import OptionError
 from segpipe.workflows.pages.markup import Html, element, joined
@@ -38,6 +39,11 @@ def open_map(report: Report) -> DataArray:
             "pip install 'segpipe[notebook]'"
         ) from error
     found: DataArray
+    if isinstance(place := report.place(report.output), Address):
+        raise OptionError(
+            f"{place} lies in an object store; open it with xarray.open_zarr or "
+            "rioxarray.open_rasterio, which take credentials of their own"
+        )
     if report.output.suffix == ".zarr":
         store = xarray.open_zarr(report.output, mask_and_scale=False, decode_coords="all")
         found = store[_ARRAY]
@@ -69,7 +75,7 @@ def plot_map(report: Report, ax: Axes | None) -> Axes:
         ) from error
     if ax is None:
         _, ax = pyplot.subplots(layout="compressed")
-    scene = open_scene(report.output)
+    scene = open_scene(str(report.place(report.output)))
     grid = scene.grid
     a, b, left, d, e, top = grid.transform
     extent = (left, left + a * grid.width, top + e * grid.height, top)
@@ -134,5 +140,5 @@ def as_html(report: Report) -> Html:
         element("p", element("strong", report.output.name), f" by {report.model}"),
         element("table", element("thead", head), element("tbody", *rows)),
         element("p", texts.exactness(report.footprint)),
-        element("p", joined(element("code", str(report.output)))),
+        element("p", joined(element("code", str(report.place(report.output))))),
     )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from segpipe.models.engine import Engine
 from segpipe.models.footprint import Footprint
 from segpipe.pipeline.maps.legend import Legend, LegendEntry
-from segpipe.pipeline.scenes.location import Place
+from segpipe.pipeline.scenes.location import Address, Place
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,7 +55,8 @@ class Report:
     `pixels` are those of the scene, `aoi_pixels` those of the area of interest if there is one.
     `sureness` are pixels by the network's greatest probability, in bins of one width from 0 to 1,
     if they were counted. `area_m2` is that of the whole raster, where a crs gives one. `run` names
-    the run in its logs and in its map.
+    the run in its logs and in its map. `addresses` are those of files that go to an object store:
+    they are made on a disk, and `place` says where they lie in the end.
     """
 
     output: Path
@@ -81,6 +82,17 @@ class Report:
     sureness: tuple[int, ...] | None = None
     page: Path | None = None
     run: str = ""
+    addresses: Mapping[Path, Address] = field(default_factory=dict)
+
+    def place(self, path: Path) -> Place:
+        """Where a file that the run made lies: on the disk, or in the store that it is sent to.
+
+        Its side-cars go with a map.
+        """
+        for sent, address in self.addresses.items():
+            if path.parent == sent.parent:
+                return address.beside(path.name)
+        return path
 
     @property
     def valid_pixels(self) -> int:
@@ -113,7 +125,7 @@ class Report:
         """The report as `segpipe run --json` prints it."""
         return {
             "run": self.run,
-            "output": str(self.output),
+            "output": str(self.place(self.output)),
             "scene": str(self.scene),
             "model": self.model,
             "tiles": self.tiles,
@@ -128,8 +140,8 @@ class Report:
                 "area_m2": self.nodata_area_m2,
             },
             "area_m2": self.area_m2,
-            "stac": str(self.stac) if self.stac else None,
-            "report": str(self.page) if self.page else None,
+            "stac": self._told(self.stac),
+            "report": self._told(self.page),
             "footprint": self.footprint.to_dict(),
             "tile": self.tile,
             "device": self.engine.device,
@@ -141,10 +153,19 @@ class Report:
             "megapixels_per_second": self.megapixels_per_second,
             "peak_rss_bytes": self.peak_rss_bytes,
             "warnings": list(self.warnings),
-            "polygons": self.polygons.to_dict() if self.polygons else None,
-            "probabilities": str(self.probabilities) if self.probabilities else None,
-            "confidence": str(self.confidence) if self.confidence else None,
+            "polygons": self._polygons(),
+            "probabilities": self._told(self.probabilities),
+            "confidence": self._told(self.confidence),
         }
+
+    def _told(self, path: Path | None) -> str | None:
+        return None if path is None else str(self.place(path))
+
+    def _polygons(self) -> dict[str, Any] | None:
+        if self.polygons is None:
+            return None
+        places = {"output": self._told(self.polygons.output), "map": self._told(self.output)}
+        return {**self.polygons.to_dict(), **places}
 
     def open(self) -> DataArray:
         """The map (y, x) as uint8, read when it is used, with crs, nodata and CF flags.

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
+from segpipe.pipeline.scenes.location import is_remote
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -96,6 +98,21 @@ class Numbers(click.ParamType[list[float]]):
             self.fail(f"{value!r} isn't numbers between commas, such as 120.5,98", param, ctx)
 
 
+class Destination(click.ParamType["str | Path"]):
+    """A path on this machine, or the address of an object."""
+
+    name = "path"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | Path:
+        """The address as it is typed, or the path."""
+        return value if isinstance(value, str) and is_remote(value) else Path(value)
+
+
+DESTINATION = Destination()
+
+
 def together(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
     """One decorator for several options, shown in this order."""
 
@@ -124,9 +141,17 @@ output = click.option(
     "-o",
     "--output",
     metavar="OUTPUT",
+    type=DESTINATION,
+    help="NAME.tif for a cloud-optimised GeoTIFF, NAME.zarr for Zarr, on a disk or in an object "
+    "store (s3://, gs://, az://). By default the scene's stem with .classes.tif, in the current "
+    "folder.",
+)
+staging = click.option(
+    "--staging",
+    metavar="FOLDER",
     type=click.Path(path_type=Path),
-    help="NAME.tif for a cloud-optimised GeoTIFF, NAME.zarr for Zarr. By default the scene's stem "
-    "with .classes.tif, in the current folder.",
+    help="Where a map for an object store is finished before it is sent, by default in the current "
+    "folder; workers on other machines must see it.",
 )
 bands = click.option(
     "--bands",
@@ -239,13 +264,13 @@ certainty = together(
     click.option(
         "--probabilities",
         metavar="OUT.tif|.zarr",
-        type=click.Path(path_type=Path),
+        type=DESTINATION,
         help="Write the probability of each class too.",
     ),
     click.option(
         "--confidence",
         metavar="OUT.tif|.zarr",
-        type=click.Path(path_type=Path),
+        type=DESTINATION,
         help="Write the greatest probability too, and its lead over the second one.",
     ),
 )
