@@ -477,8 +477,8 @@ def existing(
                 stack.enter_context(_settled(client, name, resident))
         except ImportError as error:
             raise ClusterError(
-                f"the workers of {place} can't load segpipe ({_short(error)}); install the same "
-                "version of segpipe there"
+                f"the scheduler or a worker of {place} can't load segpipe ({_short(error)}); "
+                "install the same version of segpipe there"
             ) from error
         yield Cluster(client, name)
 
@@ -599,16 +599,12 @@ def _require_one_version(client: Client) -> None:
 
     Raises:
         ClusterError: one of them differs.
-        ImportError: a worker has no segpipe.
+        ImportError: one of them has no segpipe.
     """
     here = installed()
-    # A scheduler needs no segpipe; Dask tells its versions.
-    told = _within(client, _silence(), lambda: cast(Awaitable[Any], client.get_versions()))
-    scheduler = cast(Mapping[str, Any], told)["scheduler"]
-    packages = {
-        "python": ".".join(scheduler["host"]["python"].split(".")[:2]),
-        **{name: scheduler["packages"][name] for name in ("dask", "distributed")},
-    }
+    # It unpickles tasks on their way, but computes nothing.
+    told = _within(client, _silence(), lambda: client.run_on_scheduler(installed))
+    packages = {name: told[name] for name in ("python", "segpipe", "dask", "distributed")}
     found = {"the scheduler": packages}
     workers = _within(client, _silence(), lambda: client.run(installed))
     for address, versions in sorted(workers.items()):
