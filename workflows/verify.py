@@ -14,6 +14,7 @@ from segpipe.models.engine import Engine, Precision
 from segpipe.pipeline.errors import InputRefusedError, VerificationError
 from segpipe.pipeline.execution import Serial
 from segpipe.pipeline.plan import CHUNK
+from segpipe.pipeline.scenes.location import Address, Place, place_of
 from segpipe.pipeline.scenes.scene import Scene, open_scene
 from segpipe.pipeline.vectors.aoi import Selection
 from segpipe.pipeline.window import Window
@@ -31,7 +32,7 @@ _GPU_TOLERANCE = 1e-3
 class Verification:
     """What was compared and what differed; `absent` of what differs is nodata in the map."""
 
-    output: Path
+    output: Place
     windows: int
     pixels: int
     differing: int
@@ -94,7 +95,7 @@ def verify(
 
     Args:
         scene: the raster that was mapped, or the scenes of a mosaic.
-        output: the map, a GeoTIFF or a Zarr store.
+        output: the map, a GeoTIFF or a Zarr store, on a disk or in an object store.
         model, trust_model, bands, scale, offset, variable, time, resolution, mosaic, device,
             precision, engine, aoi, method: as `run` had them; outside of the area of interest a map
             has to be nodata.
@@ -107,10 +108,11 @@ def verify(
     """
     scene, others = named(scene, mosaic)
     found = find(model, trust_model)
+    place = place_of(output)
     ready = prepare(
         scene,
         model=found,
-        output=output,
+        output=place.name if isinstance(place, Address) else output,
         reading=Reading(bands, resolution, scale, offset, mosaic, others, variable, time),
         tile=CHUNK,
         memory=None,
@@ -118,7 +120,7 @@ def verify(
         method=method,
     )
     labels = open_scene(output, ["1"])
-    if edits(Path(output)):
+    if edits(place):
         raise InputRefusedError(
             f"{output} was changed by segpipe export, so it isn't what the network says; name the "
             "map that it was made from"
@@ -139,7 +141,7 @@ def verify(
     counts = list(local.map(compare, cores))
     wrong = next((core for core, (count, _) in zip(cores, counts, strict=True) if count), None)
     return Verification(
-        output=Path(output),
+        output=place if isinstance(place, Address) else Path(output),
         windows=len(cores),
         pixels=sum(core.pixels for core in cores),
         differing=sum(differing for differing, _ in counts),

@@ -8,7 +8,9 @@ from xml.etree import ElementTree
 from segpipe.pipeline.errors import InputRefusedError
 from segpipe.pipeline.maps.class_names import side_cars
 from segpipe.pipeline.maps.legend import Legend, LegendEntry
+from segpipe.pipeline.scenes.location import Address, Place
 from segpipe.pipeline.scenes.raster import read_tags
+from segpipe.pipeline.scenes.remote import RemoteError
 from segpipe.pipeline.scenes.zarr_scene import read_attributes
 
 _LARGEST = 1 << 20
@@ -40,13 +42,17 @@ def read_facts(path: Path) -> MapFacts:
     )
 
 
-def read_provenance(path: Path) -> dict[str, str]:
-    """The tags about model and method of the map at `path`; none where segpipe didn't make it.
+def read_provenance(place: Place) -> dict[str, str]:
+    """The tags about model and method of the map at `place`; none where segpipe didn't make it.
 
     Raises:
         InputRefusedError: it can't be opened.
     """
-    told = read_attributes(path) if path.is_dir() else read_tags(path)
+    is_store = place.is_folder if isinstance(place, Address) else place.is_dir()
+    try:
+        told = read_attributes(place) if is_store else read_tags(place)
+    except RemoteError as error:
+        raise error.refusal() from None
     return {
         name: value
         for name, value in told.items()

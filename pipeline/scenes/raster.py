@@ -153,13 +153,17 @@ def _contents(place: Place, dataset: Any, file: "File") -> Contents:
     )
 
 
-def read_tags(path: Path) -> dict[str, str]:
-    """What the file at `path` says of itself, by name.
+def read_tags(place: Place) -> dict[str, str]:
+    """What the file at `place` says of itself, by name.
 
     Raises:
         InputRefusedError: it can't be opened.
+        RemoteError: it can't be read.
     """
-    with _refusing(path), _opened(_Vetting().vet(path), sniff(path)) as dataset:
+    if isinstance(place, Address):
+        with _refusing(place), RemoteFile(RemoteObject.at(place)).opened() as dataset:
+            return dict(dataset.tags())
+    with _refusing(place), _opened(_Vetting().vet(place), sniff(place)) as dataset:
         return dict(dataset.tags())
 
 

@@ -11,7 +11,6 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -70,14 +69,15 @@ def open_zarr(place: Place, choice: Choice = ANY) -> Contents:
         )
 
 
-def read_attributes(path: Path) -> dict[str, Any]:
-    """What the Zarr store at `path` says of itself, by name.
+def read_attributes(place: Place) -> dict[str, Any]:
+    """What the Zarr store at `place` says of itself, by name.
 
     Raises:
         InputRefusedError: it can't be opened.
+        RemoteError: it can't be read.
     """
-    with _refusing(path):
-        return dict(_members(files_at(path)).attributes)
+    with _refusing(place):
+        return dict(_members(files_at(place)).attributes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # --help needn't wait for torch
 
 @click.command(short_help="Compute windows of SCENE again and compare them with its map.")
 @click.argument("scenes", metavar="SCENE...", nargs=-1, required=True)
-@click.argument("output", type=click.Path(path_type=Path))
+@click.argument("output", type=options.DESTINATION)
 @options.model
 @options.trust
 @options.band_files
@@ -48,7 +48,7 @@ if TYPE_CHECKING:  # --help needn't wait for torch
 @options.as_json
 def verify(
     scenes: tuple[str, ...],
-    output: Path,
+    output: str | Path,
     windows: int,
     everything: bool,
     as_json: bool,

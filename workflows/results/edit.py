@@ -17,6 +17,7 @@ from segpipe.pipeline.maps.class_names import class_names
 from segpipe.pipeline.maps.legend import Legend, LegendEntry
 from segpipe.pipeline.maps.map_facts import MapFacts, read_facts, read_legend, read_provenance
 from segpipe.pipeline.maps.sieve import sieved
+from segpipe.pipeline.scenes.location import Place
 from segpipe.pipeline.scenes.scene import Scene
 from segpipe.pipeline.window import Window
 from segpipe.workflows.errors import OptionError
@@ -134,20 +135,20 @@ class Edit:
         return MapFacts(legend, tags)
 
 
-def edits(path: Path) -> list[Any]:
-    """What was done to the map at `path` since it was computed, as `Edit.steps` has it.
+def edits(place: Place) -> list[Any]:
+    """What was done to the map at `place` since it was computed, as `Edit.steps` has it.
 
     Raises:
         InputRefusedError: it can't be opened, or tells nonsense.
     """
-    text = read_provenance(path).get(EDITS, "[]")
+    text = read_provenance(place).get(EDITS, "[]")
     try:
         found = json.loads(text)
     except ValueError:
         found = None
     if not isinstance(found, list):
         raise InputRefusedError(
-            f"{path}: its tag {EDITS} is {text!r:.60}, expected a list as JSON; remove the tag"
+            f"{place}: its tag {EDITS} is {text!r:.60}, expected a list as JSON; remove the tag"
         )
     return found
 
