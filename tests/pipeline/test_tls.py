@@ -1,5 +1,6 @@
 """Schedulers that want certificates: found with them, refused in one line without."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -54,7 +55,7 @@ def cluster(settings: dict[str, object], tmp_path_factory: pytest.TempPathFactor
     processes = [
         subprocess.Popen(
             [sys.executable, "-m", "dask", *role, *where],
-            env=environment,
+            env=os.environ | environment,
             stderr=subprocess.DEVNULL,
         )
         for role in roles
