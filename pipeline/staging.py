@@ -42,8 +42,11 @@ _STAGED = ".segpipe-"
 _REMOVED = ".removed-"
 """Stands there in the name of a folder that isn't needed any more."""
 
-_NAME = re.compile(rf"\..+{re.escape(_STAGED)}([0-9a-f]{{8}}-)?[0-9a-f]{{16}}")
-"""What a staging folder is called."""
+_NAME = re.compile(
+    rf"\.(?P<output>.+)(?P<kind>{re.escape(_STAGED)}|{re.escape(_REMOVED)})"
+    r"([0-9a-f]{8}-)?[0-9a-f]{16}"
+)
+"""What a staging folder is called, and what one that isn't needed any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +107,7 @@ class Staging:
     @property
     def output(self) -> Path:
         """Where the map will be published."""
-        return self.folder.with_name(self.folder.name.rpartition(_STAGED)[0].removeprefix("."))
+        return self.folder.with_name(_NAME.sub(r"\g<output>", self.folder.name))
 
     def count(self, kind: Literal["receipts", "failed"]) -> int:
         """How many tiles are noted there; no file is opened."""
@@ -117,6 +120,10 @@ class Staging:
         path = self._receipt(receipt.row, receipt.column)
         storage.make_folder(path.parent, within=self.folder)
         storage.write(path, receipt.to_json())
+
+    def has_receipt(self, row: int, column: int) -> bool:
+        """Whether there is a receipt of the tile, be it sound or not."""
+        return self._receipt(row, column).exists()
 
     def receipt(self, row: int, column: int) -> Receipt | None:
         """The tile's receipt, or None where there is none that can be read."""
@@ -196,16 +203,44 @@ def _move_stores(source: Staging, destination: Staging, layers: Iterable[str]) -
 
 def staged_beside(output: Path) -> list[Path]:
     """The staging folders of all runs that were begun for this output."""
-    return sorted(output.parent.glob(f".{_escaped(output.name)}{_STAGED}*"))
+    return [staged.folder for staged in staged_in(output.parent) if staged.output == output]
 
 
 def staged_in(folder: Path) -> list[Staging]:
     """The staging folders in a folder; what only resembles one isn't among them."""
+    return _called(_STAGED, folder)
+
+
+def removed_in(folder: Path) -> list[Staging]:
+    """The folders there whose removal was begun; they hold anything or nothing of a run."""
+    return _called(_REMOVED, folder)
+
+
+def _called(kind: str, folder: Path) -> list[Staging]:
+    if not folder.is_dir():
+        return []
     return [
         Staging(path)
         for path in sorted(folder.iterdir())
-        if _NAME.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
+        if (name := _NAME.fullmatch(path.name)) and name["kind"] == kind
+        if path.is_dir() and not path.is_symlink()
     ]
+
+
+def throw_away(staged: Staging) -> None:
+    """Removes a run's folder, or one whose removal was begun.
+
+    What an overwrite had set aside there is put back in its place first.
+
+    Raises:
+        FingerprintMismatchError: a process drives the run.
+        StorageError: the disk refuses.
+    """
+    with _locked(staged.folder, staged.output):
+        if staged in removed_in(staged.folder.parent):
+            storage.remove(staged.folder)
+        else:
+            _throw_away(staged.folder)
 
 
 def begun(output: Path) -> Fields | None:
@@ -263,10 +298,11 @@ def discard(finished: Staging) -> None:
 
 def sweep_discarded(output: Path) -> None:
     """Removes what is left of staging folders whose removal was killed."""
-    for folder in output.parent.glob(f".{_escaped(output.name)}{_REMOVED}*"):
-        # Whoever holds the lock is removing it at this moment.
-        with contextlib.suppress(FingerprintMismatchError), _locked(folder, output):
-            storage.remove(folder)
+    for staged in removed_in(output.parent):
+        if staged.output == output:
+            # Whoever holds the lock is removing it at this moment.
+            with contextlib.suppress(FingerprintMismatchError), _locked(staged.folder, output):
+                storage.remove(staged.folder)
 
 
 def _documents(row: os.DirEntry[str]) -> int:
@@ -343,7 +379,3 @@ def _taken(descriptor: int) -> bool:
         else:
             return True
     return False
-
-
-def _escaped(name: str) -> str:
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)

@@ -14,6 +14,7 @@ from segpipe.models.errors import DeviceError, ModelError
 from segpipe.pipeline.errors import PipelineError, StorageError
 from segpipe.pipeline.journal import Journal
 from segpipe.workflows.commands.bench import bench
+from segpipe.workflows.commands.clean import clean
 from segpipe.workflows.commands.convert import convert
 from segpipe.workflows.commands.evaluate import evaluate
 from segpipe.workflows.commands.export import export
@@ -51,6 +52,7 @@ for command in (
     *(
         run,
         status,
+        clean,
         plan,
         inspect,
         model,
@@ -76,6 +78,8 @@ def main() -> None:
     try:
         # Without a command, help is what was wanted.
         sys.exit(cli(sys.argv[1:] or ["--help"], prog_name="segpipe", standalone_mode=False))
+    except click.Abort:
+        sys.exit(2)  # standard input ended where an answer was asked
     except click.ClickException as error:
         click.echo(f"segpipe: {_usage(error)}", err=True)
         sys.exit(error.exit_code)
