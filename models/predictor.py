@@ -16,12 +16,15 @@ from torch.nn import functional as F
 from segpipe.models.blend import Blended
 from segpipe.models.card import ModelCard
 from segpipe.models.certainty import CONFIDENCE, PROBABILITIES, certainty
+from segpipe.models.converted import SlidingWindow
 from segpipe.models.engine import Engine, Precision, default_threads, find_device, is_native
 from segpipe.models.errors import DeviceError, ModelError
 from segpipe.models.folding import fold
 from segpipe.models.formats import onnx_session
 from segpipe.models.formats.foreign import Foreign
+from segpipe.models.heap import Kept
 from segpipe.models.pointwise import settle
+from segpipe.models.workspace import Meter, Workspace
 
 __all__ = ["MINIMUM_AGREEMENT", "Engine", "Precision", "TorchPredictor", "choose_engine"]
 
@@ -36,6 +39,9 @@ ENGINES = ("auto", "torch", onnx_session.NAME)
 
 SAMPLE = 64
 """Least side in pixels of the zeros by which a network shows which layers follow each other."""
+
+_METERED = 256
+"""Least side in pixels of the window on which memory is counted."""
 
 STRIP_PIXELS = 1 << 20
 """Pixels whose arg-max is taken at once: their 64-bit channel numbers take 8 MB."""
@@ -80,6 +86,7 @@ class TorchPredictor:
         values = [info.value for info in card.classes]
         self._values = torch.tensor(values, dtype=torch.uint8, device=self._device)
         self._lock: AbstractContextManager[bool] = threading.Lock() if turn is None else turn
+        self._kept = Kept()
         cuda = self._device.type == "cuda"
         self._stream = torch.cuda.Stream(self._device) if cuda else None  # type: ignore[no-untyped-call]
         if self._stream is not None:
@@ -176,6 +183,28 @@ class TorchPredictor:
                     torch.cuda.synchronize(self._device)
         return (time.perf_counter() - start) / repeats
 
+    def workspace(self, dtype: str, wanted: Collection[str] = (CLASSES,)) -> Workspace:
+        """Bytes of all tensors in `layers` at their most, for pixels of this dtype.
+
+        They are counted in a pass over a small window, and the same each time. What another library
+        than torch takes isn't seen.
+        """
+        if not isinstance(self._network, Blended | SlidingWindow):
+            side = -(-_METERED // self._stride) * self._stride
+            return Workspace(0.0, self._metered(side, dtype, wanted) / side**2)
+        # These compute windows of their own, one by one, whatever the size of the image.
+        side = self._network.window if isinstance(self._network, Blended) else _METERED
+        small, large = ((n**2, self._metered(n, dtype, wanted)) for n in (side, 2 * side))
+        return Workspace.through(small, large)
+
+    def _metered(self, side: int, dtype: str, wanted: Collection[str]) -> int:
+        """Bytes of the tensors of a pass over a square window."""
+        pixels = np.zeros((len(self._card.bands), side, side), dtype)
+        everything = (slice(0, side), slice(0, side))
+        with Meter() as meter:
+            self.layers(pixels, np.ones((side, side), np.bool_), everything, wanted)
+        return meter.peak
+
     def _predict(
         self,
         pixels: NDArray[np.generic],
@@ -192,6 +221,7 @@ class TorchPredictor:
             _settings(self._engine),
             torch.cuda.stream(self._stream),
         ):
+            self._kept.before()
             scores = self._scores(self._normalised(raw, usable))[(0, slice(None), *core)]
             if CLASSES in wanted:
                 found[CLASSES] = self._labels(scores)
@@ -199,6 +229,7 @@ class TorchPredictor:
                 pinned = self._stream is not None
                 found |= certainty(scores, further, shares=bool(self._shares), pinned=pinned)
             finished = self._stream.record_event() if self._stream else None
+            self._kept.after()
         # Outside of the lock: the next tile's work is queued before this one's has ended.
         if finished is not None:
             finished.synchronize()

@@ -71,10 +71,14 @@ class Axis:
     @property
     def span(self) -> int:
         """Length of every read window, a multiple of the stride."""
-        # Starts repeat their phase against the stride after at most `stride` cores.
-        phases = range(min(self.count, self.stride + 1))
-        inner = (self._needed(index * self.side, (index + 1) * self.side) for index in phases)
-        return min(self.padded, max(end - start for start, end in inner))
+        # Starts repeat their phase against the stride after at most `stride` cores, of which the
+        # first ones reach beyond the raster; behind them nothing is longer.
+        distinct = self.stride + self.before // self.side + 2
+        inner = (
+            self._needed(index * self.side, (index + 1) * self.side)
+            for index in range(min(self.count, distinct))
+        )
+        return max(min(end, self.padded) - max(start, 0) for start, end in inner)
 
     def core(self, index: int) -> tuple[int, int]:
         """First pixel of core `index`, and the first behind it."""

@@ -47,10 +47,9 @@ class UNet(Network):
         for convolutions in self.down[1:]:
             skips.append(x)
             x = convolutions(self.pool(x))
-        for upsample, convolutions, skip in zip(
-            self.upsamplings, self.up, reversed(skips), strict=True
-        ):
-            x = convolutions(torch.cat((skip, upsample(x)), dim=1))
+        for upsample, convolutions in zip(self.upsamplings, self.up, strict=True):
+            # No name for what is joined: a skip's memory is free as soon as it was used.
+            x = convolutions(torch.cat((skips.pop(), upsample(x)), dim=1))
         scores: Tensor = self.score(x)
         return scores
 
@@ -71,10 +70,12 @@ class UNetResNet(Network):
 
     def forward(self, image: Tensor) -> Tensor:
         """Class scores, (N, classes, H, W); H and W are multiples of 32."""
-        x, *skips = reversed(self.encoder(image))
-        for convolutions, skip in zip(self.up[:-1], skips, strict=True):
-            x = convolutions(torch.cat((_doubled(x), skip), dim=1))
-        scores: Tensor = self.score(self.up[-1](_doubled(x)))
+        skips: list[Tensor] = self.encoder(image)
+        x = skips.pop()
+        for convolutions in self.up[:-1]:
+            x = convolutions(torch.cat((_doubled(x), skips.pop()), dim=1))
+        x = _doubled(x)
+        scores: Tensor = self.score(self.up[-1](x))
         return scores
 
 

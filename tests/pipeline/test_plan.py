@@ -82,6 +82,18 @@ def test_the_network_sees_one_shape(plan: Plan) -> None:
     assert shapes == {plan.read_shape}
 
 
+@given(plans)
+def test_windows_are_as_long_as_the_longest_that_is_needed(plan: Plan) -> None:
+    def padded(length: int) -> int:
+        return -(-length // plan.stride) * plan.stride
+
+    needed = [plan.reads(tile.core) for tile in plan.tiles()]
+    assert plan.read_shape == (
+        max(padded(read.height) for read in needed),
+        max(padded(read.width) for read in needed),
+    )
+
+
 @given(plans, st.data())
 def test_a_part_of_a_core_needs_no_more_than_the_core_reads(
     plan: Plan, data: st.DataObject
