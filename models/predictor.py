@@ -201,7 +201,8 @@ class TorchPredictor:
         """Bytes of the tensors of a pass over a square window."""
         pixels = np.zeros((len(self._card.bands), side, side), dtype)
         everything = (slice(0, side), slice(0, side))
-        with Meter() as meter:
+        meter = Meter()
+        with meter:
             self.layers(pixels, np.ones((side, side), np.bool_), everything, wanted)
         return meter.peak
 
