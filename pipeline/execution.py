@@ -461,7 +461,7 @@ def existing(
         except (OSError, TimeoutError, ValueError) as error:
             raise ClusterError(
                 f"no Dask scheduler answers at {place} ({_short(error)}); start one with "
-                "`dask scheduler`, or leave the option out to run on this machine"
+                "`dask scheduler`, or run on this machine, with --workers 1 in place of it"
             ) from error
         try:
             client.wait_for_workers(1, timeout=_PATIENCE)

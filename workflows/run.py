@@ -17,7 +17,7 @@ from segpipe.models.predictor import ENGINES
 from segpipe.pipeline.area import grid_area
 from segpipe.pipeline.driver import Driver
 from segpipe.pipeline.errors import FingerprintMismatchError, StorageError
-from segpipe.pipeline.execution import Runner, embedded, existing
+from segpipe.pipeline.execution import Runner, configured, embedded, existing
 from segpipe.pipeline.guarantees import require_folder
 from segpipe.pipeline.journal import Journal, noting_errors
 from segpipe.pipeline.mapping import peak_rss, this_process
@@ -67,7 +67,7 @@ def run(
     method: Method = "one-pass",
     scheduler: str | None = None,
     scheduler_file: str | None = None,
-    workers: int = 1,
+    workers: int | None = None,
     memory: str | None = None,
     aoi: str | Path | None = None,
     style: bool = True,
@@ -122,7 +122,8 @@ def run(
             every score, which is slow, and the reference for the one pass.
         scheduler: address of a Dask scheduler, such as `tcp://10.0.0.1:8786`.
         scheduler_file: a file that a Dask scheduler wrote.
-        workers: processes on this machine, where no scheduler is named.
+        workers: processes on this machine, where no scheduler is named; by default one, or the
+            cluster whose scheduler Dask's configuration names.
         memory: the most that a worker may take, such as `8GB`.
         aoi: a file of polygons; outside of them the map is nodata, and tiles wholly outside are
             neither read nor computed. Inside, labels are those of the whole map.
@@ -369,18 +370,26 @@ def _refuse_existing(output: Path, overwrite: bool) -> None:
         )
 
 
+def unnamed_scheduler(
+    scheduler: str | None, scheduler_file: str | None, workers: int | None
+) -> str | None:
+    """The scheduler's address in Dask's configuration, where no option says who does the work."""
+    return None if scheduler or scheduler_file or workers else configured()
+
+
 def _workers(
     ready: Preparation,
     scheduler: str | None,
     scheduler_file: str | None,
-    workers: int,
+    workers: int | None,
     run: str,
 ) -> AbstractContextManager[Runner[Resident]]:
     if scheduler and scheduler_file:
         raise OptionError("--scheduler and --scheduler-file name two clusters; leave one out")
-    if workers < 1:
+    if workers is not None and workers < 1:
         raise OptionError(f"workers are 1 or more, got {workers}")
     resident = Resident(ready.model)
+    scheduler = scheduler or unnamed_scheduler(scheduler, scheduler_file, workers)
     if scheduler or scheduler_file:
         return existing(resident, scheduler=scheduler, scheduler_file=scheduler_file, run=run)
-    return embedded(resident, workers=workers, threads=THREADS, run=run)
+    return embedded(resident, workers=workers or 1, threads=THREADS, run=run)

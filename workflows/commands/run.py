@@ -55,9 +55,8 @@ _ONE_FILE = ("probabilities", "confidence", "report", "polygons")
 @click.option(
     "--workers",
     type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    help="Processes on this machine; one already uses all its cores.",
+    help="Processes on this machine; one already uses all its cores. By default one, or the cluster "
+    "whose scheduler Dask's own configuration names (DASK_SCHEDULER_ADDRESS).",
 )
 @options.style
 @options.zarr_format
@@ -126,12 +125,22 @@ def run(
     from segpipe.workflows.reading.scenes import attempt, batch, outputs, to_dict, together
     from segpipe.workflows.reading.series import ALONE
     from segpipe.workflows.run import run as run_scene
+    from segpipe.workflows.run import unnamed_scheduler
     from segpipe.workflows.terminal.progress import ProgressPrinter
 
     of_files = isinstance(arguments["bands"], dict)
     gather = together if arguments["mosaic"] else batch
     chosen = gather(scenes, arguments.pop("output"), of_files=of_files)
     warn(chosen.warnings)
+    if address := unnamed_scheduler(
+        *(arguments[name] for name in ("scheduler", "scheduler_file", "workers"))
+    ):
+        warn(
+            (
+                f"the run goes to the Dask scheduler at {address}, which Dask's configuration "
+                "names; --workers 1 keeps it on this machine",
+            )
+        )
     arguments["zarr_format"] = int(arguments["zarr_format"])
     series = ALONE if chosen.single else _series(arguments)
 
