@@ -55,8 +55,8 @@ _ONE_FILE = ("probabilities", "confidence", "report", "polygons")
 @click.option(
     "--workers",
     type=click.IntRange(1),
-    help="Processes on this machine; one already uses all its cores. By default one, or the cluster "
-    "whose scheduler Dask's own configuration names (DASK_SCHEDULER_ADDRESS).",
+    help="Processes on this machine; one already uses all its cores. By default one, or the "
+    "cluster whose scheduler Dask's own configuration names (DASK_SCHEDULER_ADDRESS).",
 )
 @options.style
 @options.zarr_format
