@@ -11,6 +11,7 @@ import itertools
 import os
 import shutil
 import signal
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -27,7 +28,7 @@ from segpipe.pipeline.errors import FingerprintMismatchError, StorageError
 from segpipe.pipeline.execution import Serial
 from segpipe.pipeline.maps import cog
 from segpipe.pipeline.staging import staged_beside
-from segpipe.workflows import plan, resident, run
+from segpipe.workflows import cli, plan, resident, run
 from segpipe.workflows.pages import page_sections
 from segpipe.workflows.pages.markup import Html
 from tests import toys
@@ -298,6 +299,38 @@ def killed(desk: Desk, watch: Watch, **more: object) -> bool:
     return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
 
 
+def typed(desk: Desk, watch: Watch, setting: Callable[[], None]) -> tuple[int, list[str]]:
+    """The exit code of `segpipe run` in a process of its own, and its lines on standard error.
+
+    `setting` is called there before the command line is read.
+    """
+    named = {option: desk.folder / name for option, name in desk.beside.items()}
+    options = {"output": desk.place, "tile": 256, **named, **desk.options}
+    words = [str(word) for pair in options.items() for word in (f"--{pair[0]}", pair[1])]
+    words = [word.replace("_", "-") if word.startswith("--") else word for word in words]
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            os.dup2(writing, 2)
+            sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+            sys.argv = ["segpipe", "run", str(desk.scene), *words, "--quiet"]
+            setting()
+            with watched(watch):
+                cli.main()
+        except SystemExit as error:
+            sys.stderr.flush()
+            os._exit(int(error.code or 0))
+        finally:
+            traceback.print_exc()
+            os._exit(1)
+    os.close(writing)
+    with os.fdopen(reading, encoding="utf-8") as said:
+        lines = said.read().splitlines()
+    return os.waitstatus_to_exitcode(_wait(child)), lines
+
+
 def refused(desk: Desk, watch: Watch, **more: object) -> StorageError | None:
     """What the command says of a disk that fails; None where it ends all the same."""
     with watched(watch):
@@ -320,7 +353,9 @@ def go_on(desk: Desk, whole: Tree, **more: object) -> None:
             desk.run(**more)
     else:
         desk.run(**more)
-    assert desk.seen() == whole
+    seen = desk.seen()
+    assert half_made(seen, whole) == []
+    assert seen.keys() == whole.keys()
     assert desk.hidden == []
 
 

@@ -46,12 +46,15 @@ def strike(desk: Desk, fault: str, at: int) -> bool:
 def survived(desk: Desk, fault: str, every: int) -> int:
     """How many faults stopped a run that went on and ended as if there had been none."""
     desk.clear()
-    begin = published(desk) if desk.beside.get("polygons") else None
-    desk.clear(begin)
     steps = desk.steps()
     whole: Tree = desk.seen()
     assert whole
     assert desk.hidden == []
+    begin = None
+    if desk.beside.get("polygons"):
+        begin = published(desk, steps)
+        desk.clear(begin)
+        steps = desk.steps()
     stopped = 0
     for at in [n for n, step in enumerate(steps) if fault != "torn" or can_tear(*step)][::every]:
         desk.clear(begin)
@@ -65,9 +68,9 @@ def survived(desk: Desk, fault: str, every: int) -> int:
     return stopped
 
 
-def published(desk: Desk) -> Path:
+def published(desk: Desk, steps: list[tuple[str, Path]]) -> Path:
     """A folder as it is when a map is published and nothing is made of it yet."""
-    last = desk.steps().index(("rename", desk.place))
+    last = steps.index(("rename", desk.place))
     desk.clear()
     assert killed(desk, disks.kill(last + 1))
     assert set(outputs(desk.seen())).isdisjoint(desk.beside.values())
