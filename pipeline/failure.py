@@ -70,6 +70,15 @@ def told(failures: Sequence[Failure]) -> str:
     return f"{len(failures)}: {places}{', ...' if len(failures) > _MOST_TOLD else ''}"
 
 
+def summary(failures: Sequence[Failure], tiles: int) -> str:
+    """How many tiles failed, which is the first, and why."""
+    first = failures[0]
+    return (
+        f"{len(failures):,} of {tiles:,} tiles failed, the first in row {first.row}, column "
+        f"{first.column} of the tiles: {first.reason}"
+    )
+
+
 def _kind(error: Exception) -> Kind:
     if isinstance(error, DamagedError):
         return "corrupt"

@@ -18,10 +18,11 @@ from segpipe.models.footprint import Footprint
 from segpipe.models.heap import keep_freed_memory
 from segpipe.models.package import SegmentationModel
 from segpipe.models.predictor import TorchPredictor, choose_engine
+from segpipe.pipeline.errors import DamagedError
 from segpipe.pipeline.mapping import Job, map_tile, observe
 from segpipe.pipeline.maps.label_store import LabelStore
 from segpipe.pipeline.maps.layer import CLASSES
-from segpipe.pipeline.plan import Margin, Plan
+from segpipe.pipeline.plan import Margin, Plan, Tile
 from segpipe.pipeline.receipt import Receipt
 from segpipe.pipeline.scenes.scene import Scene
 from segpipe.pipeline.vectors.aoi import Mask, Piece
@@ -131,8 +132,7 @@ def decide_engine(
     The samples are the scene's own, whatever part of it is mapped: an area of interest mustn't
     change the precision, and so a label.
     """
-    reads = (scene.read(plan.reads(core)) for core in _samples(plan))
-    pixels, valid = max(reads, key=lambda read: int(read[1].sum()))
+    pixels, valid = _sample(scene, plan)
     tiled = use.tiled(resident.model.network)
     return choose_engine(
         tiled.network,
@@ -166,9 +166,7 @@ def recompute(
     """
     if wanted is not None and not wanted.any():
         return np.full(core.shape, NODATA, np.uint8)
-    margin = plan.margin
-    double = Margin(2 * margin.top, 2 * margin.left, 2 * margin.bottom, 2 * margin.right)
-    wide = replace(plan, margin=double)
+    wide = double_margin(plan)
     predictor = resident.predictor(use, engine)
     bands = {CLASSES: None}
     found, _ = observe(scene, wide, wide.reads(core), core, predictor, NODATA, bands, wanted)
@@ -188,6 +186,50 @@ def count_differing(
     """How many stored labels of `core` aren't those of `recompute`."""
     expected = recompute(scene, plan, use, engine, resident, core, wanted)
     return int(np.count_nonzero(store.read(core) != expected))
+
+
+def count_changed(
+    job: Job, use: Use, engine: Engine, resident: Resident, piece: Piece
+) -> tuple[Tile, int]:
+    """A tile, and how many of its stored labels aren't those that are computed for it now."""
+    tile = piece.tile
+    found, _ = observe(
+        job.scene,
+        job.plan,
+        tile.read,
+        tile.core,
+        resident.predictor(use, engine),
+        job.nodata,
+        {CLASSES: None},
+        piece.wanted,
+    )
+    stored = LabelStore(job.staging.store).read(tile.core)
+    return tile, int(np.count_nonzero(stored != found[CLASSES]))
+
+
+def double_margin(plan: Plan) -> Plan:
+    """The plan with twice its margin, with which a margin that is too small shows."""
+    margin = plan.margin
+    double = Margin(2 * margin.top, 2 * margin.left, 2 * margin.bottom, 2 * margin.right)
+    return replace(plan, margin=double)
+
+
+def _sample(scene: Scene, plan: Plan) -> tuple[NDArray[np.generic], Mask]:
+    """The one of some windows with the most valid pixels, and which of them are.
+
+    Raises:
+        DamagedError: none of them can be read.
+    """
+    reads = []
+    damage = None
+    for core in _samples(plan):
+        try:
+            reads.append(scene.read(plan.reads(core)))
+        except DamagedError as error:
+            damage = error
+    if damage is not None and not reads:
+        raise damage
+    return max(reads, key=lambda read: int(read[1].sum()))
 
 
 def _samples(plan: Plan) -> Iterator[Window]:

@@ -39,6 +39,7 @@ from segpipe.workflows.results.map_item import ItemTarget
 from segpipe.workflows.results.products import Products
 from segpipe.workflows.results.report import ClassTotal, Report, Seconds
 from segpipe.workflows.stages import Progress, Run, Watcher, create_stores, fingerprint_of, run_id
+from segpipe.workflows.tiles import Limits, Work, check_canaries, unsealed, without_failed
 
 
 def _unwatched(progress: Progress) -> None:
@@ -83,6 +84,9 @@ def run(
     stac: str | Path | None = None,
     datetime: str | None = None,
     series: Series = ALONE,
+    allow_failed: bool = False,
+    tile_timeout: float | None = None,
+    stop_after: float | None = None,
     log: str | Path | Journal | None = None,
     watch: Watcher = _unwatched,
 ) -> Report:
@@ -142,17 +146,25 @@ def run(
         stac: a STAC item of the map, ending in `.json`.
         datetime: when the scene was taken, for the STAC item: `2000-07-20T15:31:00Z`, a day, or two
             of them with `/` between; by default what the scene says.
+        allow_failed: publish the map without the tiles that failed again and again: they are nodata
+            then, and the report's `failed` tells why.
+        tile_timeout: seconds that a tile may take; one that takes longer counts as failed.
+        stop_after: seconds after which the run ends; what isn't mapped by then is when the same
+            call is made again.
         series: what is shared with the other scenes of the same command.
         log: a file to which what happens is added, one JSON object a line; `-` is standard error.
         watch: is told of every tile.
 
     Raises:
+        TilesFailedError, CorruptInputError: tiles failed, and `allow_failed` isn't given.
+        StoppedError: the time is over.
         PipelineError, ModelError, DeviceError: see their classes; each message is one line.
         OptionError: an option makes no sense.
     """
     origin = Origin.of(run, locals())
     scene, others = named(scene, mosaic)
     start = perf_counter()
+    limits = Limits.of(allow_failed, tile_timeout, stop_after)
     if engine not in ENGINES:
         raise OptionError(f"the engines are {', '.join(ENGINES)}, got {engine}")
     found = find(model, trust_model)
@@ -223,7 +235,7 @@ def run(
             fill = partial(create_stores, ready, chosen, name, zarr_format)
             with stage(ready.output, fields, new_run=new_run, create=fill, run=name) as staged:
                 begun = Run(name, ready, use, chosen, staged, runner, journal)
-                tally, seam = Tally(), None
+                tally, seam, canaries = Tally(), None, None
                 lacking = require_folder(staged.folder, runner)
                 if new_run:
                     delivery.clear(staged)
@@ -233,8 +245,13 @@ def run(
                 delivery.claim(staged, overwrite=overwrite)
                 if not begun.is_published:
                     _announce(begun, origin, overwrite)
-                    tally = Tally.of(begun.map_missing(watch))
+                    begun = unsealed(begun)
+                    canaries = check_canaries(begun, limits)
+                    tally = Tally.of(Work(begun, limits, watch).receipts())
+                    begun = without_failed(begun, limits)
                     seam = begun.check_seam()
+                else:
+                    begun = replace(begun, failed=staged.failures())
                 counts = total(begun.receipts(), ready.legend.values)
                 mapped = perf_counter()
                 journal.note("publishing", output=ready.output)
@@ -245,7 +262,7 @@ def run(
                     scene=place_of(scene) if is_remote(scene) else Path(scene),
                     model=ready.model.card.name,
                     tiles=len(ready.selection),
-                    tiles_resumed=len(ready.selection) - tally.tiles,
+                    tiles_resumed=len(ready.selection) - tally.tiles - len(begun.failed),
                     pixels=ready.plan.grid.pixels,
                     aoi_pixels=None if aoi is None else ready.selection.pixels,
                     classes={
@@ -279,9 +296,12 @@ def run(
                     area_m2=grid_area(ready.plan.grid),
                     run=name,
                     addresses=delivery.published,
+                    canaries=canaries,
+                    failed=begun.failed,
                 )
                 made = products.write(made, ready, fields, origin)
-                series.note(made, asked, products.paths)
+                if not made.failed:
+                    series.note(made, asked, products.paths)
                 delivery.send(overwrite=overwrite)
                 discard(staged)
                 journal.note("published", output=ready.output, seconds=round(end - start, 3))

@@ -1,6 +1,7 @@
-"""The stages of a run whose folder stands: map what is missing, check a seam, publish."""
+"""The stages of a run whose tiles are mapped: check a seam, publish."""
 
 import hashlib
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,12 +13,12 @@ import numpy as np
 from segpipe.models.card import NODATA
 from segpipe.models.engine import Engine
 from segpipe.pipeline import storage
-from segpipe.pipeline.driver import beating
-from segpipe.pipeline.errors import StorageError, VerificationError
+from segpipe.pipeline.errors import DamagedError, StorageError, VerificationError
 from segpipe.pipeline.execution import Runner
+from segpipe.pipeline.failure import Failure, told
 from segpipe.pipeline.fingerprint import Fields, digest
 from segpipe.pipeline.journal import Journal
-from segpipe.pipeline.mapping import Job, is_stored
+from segpipe.pipeline.mapping import Job
 from segpipe.pipeline.maps.cog import write_cog
 from segpipe.pipeline.maps.label_store import LabelStore, create
 from segpipe.pipeline.maps.layer import CLASSES, Layer, class_layer
@@ -25,11 +26,14 @@ from segpipe.pipeline.maps.publish import publish_cog, publish_zarr
 from segpipe.pipeline.maps.pyramid import write_pyramid
 from segpipe.pipeline.receipt import ClassCount, Receipt
 from segpipe.pipeline.staging import Staging
-from segpipe.pipeline.vectors.aoi import Mask, Piece
+from segpipe.pipeline.vectors.aoi import Mask
 from segpipe.pipeline.window import Window
 from segpipe.workflows.plan import Preparation
-from segpipe.workflows.resident import Resident, Use, around, count_differing, map_one
+from segpipe.workflows.resident import Resident, Use, around, count_differing, double_margin
 from segpipe.workflows.results.report import SeamCheck
+
+FAILED_TAG = "SEGPIPE_FAILED_TILES"
+"""How a map says that tiles of it failed and are nodata."""
 
 ALGORITHM = 1
 """Raised whenever a change here or below can change a label."""
@@ -43,7 +47,7 @@ _SEAMS = 64
 _GLANCE = 64
 """Side in pixels of the window that tells scenes on one grid apart."""
 
-_ROUNDING = 1e-3
+ROUNDING = 1e-3
 """Share of labels that may differ where windows of two shapes round differently."""
 
 _PUBLISHED = 7 / 3
@@ -67,6 +71,7 @@ class Progress:
         tiles: how many there are.
         tile_pixels: pixels of the scene that a tile owns, on average.
         dashboard: the address of Dask's dashboard, if there is one.
+        failed: tiles that were given up.
     """
 
     done: int
@@ -74,6 +79,7 @@ class Progress:
     tiles: int
     tile_pixels: float
     dashboard: str | None = None
+    failed: int = 0
 
 
 Watcher = Callable[[Progress], None]
@@ -81,7 +87,10 @@ Watcher = Callable[[Progress], None]
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run that has its engine, its folder and its workers; `id` is what `run_id` gives."""
+    """A run that has its engine, its folder and its workers; `id` is what `run_id` gives.
+
+    `failed` are the tiles that its map is published without.
+    """
 
     id: str
     ready: Preparation
@@ -90,6 +99,7 @@ class Run:
     staged: Staging
     runner: Runner[Resident]
     journal: Journal = field(default_factory=Journal)
+    failed: tuple[Failure, ...] = ()
 
     @property
     def job(self) -> Job:
@@ -120,7 +130,10 @@ class Run:
 
     def receipts(self) -> Iterator[Receipt]:
         """The receipts of all tiles that are mapped, in the plan's order."""
+        failed = {failure.place for failure in self.failed}
         for tile in self.ready.selection.tiles():
+            if (tile.row, tile.column) in failed:
+                continue
             receipt = self.staged.receipt(tile.row, tile.column)
             if receipt is None:
                 raise StorageError(
@@ -128,44 +141,6 @@ class Run:
                     "type the same command again"
                 )
             yield receipt
-
-    def map_missing(self, watch: Watcher) -> Iterator[Receipt]:
-        """Maps the tiles that aren't stored yet; gives their receipts as they come."""
-        plan, selection, job = self.ready.plan, self.ready.selection, self.job
-        resumed = fresh = given = 0
-
-        def tell() -> None:
-            pixels = plan.grid.pixels / len(plan)
-            done = resumed + fresh
-            watch(Progress(done, resumed, len(selection), pixels, self.runner.dashboard))
-
-        def missing() -> Iterator[Piece]:
-            nonlocal resumed, given
-            for tile in selection.tiles():
-                if is_stored(job, tile):
-                    resumed += 1
-                    tell()
-                else:
-                    given += 1
-                    yield selection.piece(tile)
-
-        with beating(self.staged, lambda: (fresh, given - fresh)):
-            for receipt in self.runner.map(partial(map_one, job, self.use, self.engine), missing()):
-                fresh += 1
-                tell()
-                self._note(receipt)
-                yield receipt
-
-    def _note(self, receipt: Receipt) -> None:
-        self.journal.note(
-            "stored",
-            tile=list(receipt.place),
-            worker=receipt.worker,
-            bytes=receipt.stored,
-            read=round(receipt.read, 3),
-            predict=round(receipt.predict, 3),
-            write=round(receipt.write, 3),
-        )
 
     def check_seam(self) -> SeamCheck | None:
         """Computes a window across a corner of tiles again; None where no corner is mapped.
@@ -177,13 +152,15 @@ class Run:
         if len(plan) == 1:
             return None
         core, wanted = self._seam()
+        if not self._is_whole(core):
+            return None
         pixels = core.pixels if wanted is None else int(wanted.sum())
         if not pixels:
             return None
         store = LabelStore(self.staged.store)
         compare = partial(count_differing, self.ready.scene, plan, store, self.use, self.engine)
         differing = self.runner.call(partial(compare, core=core, wanted=wanted))
-        if differing > _ROUNDING * pixels:
+        if differing > ROUNDING * pixels:
             raise VerificationError(
                 f"{differing} of {pixels} labels at {core} change with the window they are "
                 "computed from, none should; please report this model"
@@ -194,14 +171,26 @@ class Run:
     def _seam(self) -> tuple[Window, Mask | None]:
         """A window across a corner of tiles with as many wanted pixels as can be, and these."""
         plan, selection = self.ready.plan, self.ready.selection
-        if selection.places is None:
-            places = [(plan.rows.count // 2, plan.columns.count // 2)]
+        if selection.places is None and not self.failed:
+            cores = [plan.tile(plan.rows.count // 2, plan.columns.count // 2).core]
         else:
-            places = list(selection.places[:: -(-len(selection) // _SEAMS)])
-        cores = (plan.tile(*place).core for place in places)
+            step = -(-len(selection) // _SEAMS)
+            cores = [tile.core for tile in itertools.islice(selection.tiles(), 0, None, step)]
         windows = [around(plan, core.top, core.left, _SEAM) for core in cores]
         masked = [(window, selection.wanted(window)) for window in windows]
-        return max(masked, key=lambda pair: 0 if pair[1] is None else np.count_nonzero(pair[1]))
+        return max(
+            masked,
+            key=lambda pair: (
+                self._is_whole(pair[0]),
+                0 if pair[1] is None else np.count_nonzero(pair[1]),
+            ),
+        )
+
+    def _is_whole(self, window: Window) -> bool:
+        """Whether nothing that its labels depend on belongs to a tile that failed."""
+        plan = self.ready.plan
+        read = double_margin(plan).reads(window)
+        return not any(plan.tile(*failure.place).read.intersection(read) for failure in self.failed)
 
     def publish(self, counts: dict[int, ClassCount], *, style: bool, overwrite: bool) -> None:
         """Puts the layers under their outputs' names, and last of all the map."""
@@ -235,7 +224,10 @@ class Run:
                 staged,
                 scratch,
                 counts=pixels if layer.legend else None,
-                tags=provenance(ready, self.engine, self.id),
+                tags={
+                    **provenance(ready, self.engine, self.id),
+                    **({FAILED_TAG: told(self.failed)} if self.failed else {}),
+                },
                 cache_bytes=_CACHE_BYTES,
             )
         else:
@@ -291,18 +283,19 @@ def run_id(ready: Preparation) -> str:
 
     They follow from what is mapped and with which model, as far as the map itself depends on it:
     neither a file's name, format and time nor tiles, engine and cluster have a part in it. Of the
-    scene a window at its centre is read.
-
-    Raises:
-        CorruptInputError: that window can't be read.
+    scene a window at its centre is read, if it can be.
     """
     plan, aoi = ready.plan, ready.selection.aoi
     height, width = plan.grid.shape
-    pixels, _ = ready.scene.read(around(plan, height // 2, width // 2, _GLANCE))
+    try:
+        pixels, _ = ready.scene.read(around(plan, height // 2, width // 2, _GLANCE))
+        seen = hashlib.sha256(pixels.tobytes()).hexdigest()
+    except DamagedError:
+        seen = "damaged"
     return digest(
         {
             "grid": plan.grid.to_dict(),
-            "pixels": hashlib.sha256(pixels.tobytes()).hexdigest(),
+            "pixels": seen,
             "model": ready.model.digest,
             "method": ready.method,
             "aoi": aoi.sha256 if aoi else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from segpipe.pipeline.budget import readable
+from segpipe.pipeline.errors import TilesFailedError
+from segpipe.pipeline.failure import summary
 from segpipe.pipeline.journal import Journal
 from segpipe.workflows.terminal import options, texts
 from segpipe.workflows.terminal.console import command_line, print_json, warn
@@ -20,7 +23,7 @@ if TYPE_CHECKING:  # --help needn't wait for torch
     from segpipe.workflows.results.report import Report
 
 
-_RESUMABLE = {6, 7, 8, 9, 10}
+_RESUMABLE = {6, 7, 8, 9, 10, 75}
 """Exit codes after which the same command goes on."""
 
 _SECTIONS = {
@@ -38,8 +41,12 @@ _SECTIONS = {
         *("device", "precision", "engine", "tile", "memory"),
         *("scheduler", "scheduler_file", "workers"),
     ),
+    "What it puts up with": ("allow_failed", "tile_timeout", "stop_after"),
 }
 """The help's headings, and the options under each."""
+
+_AT_ONCE = 1e-3
+"""Seconds that are too few for anything."""
 
 _ONE_FILE = ("probabilities", "confidence", "report", "polygons")
 """Options that name one file, which several scenes can't share."""
@@ -58,6 +65,7 @@ _ONE_FILE = ("probabilities", "confidence", "report", "polygons")
     help="Processes on this machine; one already uses all its cores. By default one, or the "
     "cluster whose scheduler Dask's own configuration names (DASK_SCHEDULER_ADDRESS).",
 )
+@options.limits
 @options.style
 @options.zarr_format
 @options.certainty
@@ -128,6 +136,7 @@ def run(
     from segpipe.workflows.run import unnamed_scheduler
     from segpipe.workflows.terminal.progress import ProgressPrinter
 
+    start, stop_after = time.monotonic(), arguments["stop_after"]
     of_files = isinstance(arguments["bands"], dict)
     gather = together if arguments["mosaic"] else batch
     chosen = gather(scenes, arguments.pop("output"), of_files=of_files)
@@ -151,6 +160,9 @@ def run(
         # Where an interrupt looks for it.
         click.get_current_context().obj = journal = Journal(log)
         own: dict[str, Any] = {"series": series, "log": journal}
+        if stop_after is not None:
+            # The time is that of the command, however many scenes it has.
+            own["stop_after"] = max(stop_after - (time.monotonic() - start), _AT_ONCE)
         if not chosen.single:
             own["stac"] = series.item_of(target(scene, output))
         named = (scene, *chosen.others) if chosen.others else scene
@@ -166,6 +178,7 @@ def run(
         print_json(outcomes[0].to_dict() if chosen.single else to_dict(outcomes))
     if not chosen.single:
         _conclude(outcomes)
+    _require_whole(outcomes)
 
 
 def _series(arguments: dict[str, Any]) -> Series:
@@ -195,6 +208,22 @@ def _tell(
         warn(outcome.warnings)
         if in_words:
             click.echo(_text(outcome))
+
+
+def _require_whole(outcomes: Sequence[Outcome]) -> None:
+    """Passes if no map was published without tiles that failed.
+
+    Raises:
+        TilesFailedError: one was.
+    """
+    from segpipe.workflows.results.report import Report
+
+    for outcome in outcomes:
+        if isinstance(outcome, Report) and outcome.failed:
+            raise TilesFailedError(
+                f"{summary(outcome.failed, outcome.tiles)}: {outcome.place(outcome.output)} is "
+                "nodata there; add --overwrite to map the scene again"
+            )
 
 
 def _refuse_one_file(arguments: dict[str, Any]) -> None:
@@ -231,6 +260,8 @@ def _text(found: Report) -> str:
         f"  {texts.exactness(found.footprint)}",
         "",
     ]
+    if found.failed:
+        lines.insert(-1, f"  {len(found.failed):,} tiles failed and are nodata")
     rows: list[texts.Row] = [("value", "class", "pixels", "share", "area")]
     for name, count in found.classes.items():
         share = count.pixels / max(found.valid_pixels, 1)

@@ -9,7 +9,10 @@ from pathlib import Path
 from segpipe.pipeline.scenes.location import shown
 
 SHORT = {"model": "-m", "output": "-o"}
-LEFT_OUT = {"watch", "series", "log", "overwrite", "new_run"}
+LEFT_OUT = {
+    *("watch", "series", "log", "overwrite", "new_run"),
+    *("allow_failed", "tile_timeout", "stop_after"),
+}
 """What changes nothing in the map."""
 
 PLACEHOLDER = "PACKAGE"

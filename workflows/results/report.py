@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from segpipe.models.engine import Engine
 from segpipe.models.footprint import Footprint
+from segpipe.pipeline.failure import Failure
 from segpipe.pipeline.maps.legend import Legend, LegendEntry
 from segpipe.pipeline.scenes.location import Address, Place
 
@@ -49,6 +50,15 @@ class SeamCheck:
 
 
 @dataclass(frozen=True, slots=True)
+class Canaries:
+    """Tiles that an earlier process stored and that were computed again."""
+
+    tiles: int
+    pixels: int
+    differing: int
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """A published map and how it came about.
 
@@ -56,7 +66,8 @@ class Report:
     `sureness` are pixels by the network's greatest probability, in bins of one width from 0 to 1,
     if they were counted. `area_m2` is that of the whole raster, where a crs gives one. `run` names
     the run in its logs and in its map. `addresses` are those of files that go to an object store:
-    they are made on a disk, and `place` says where they lie in the end.
+    they are made on a disk, and `place` says where they lie in the end. `failed` are tiles that are
+    nodata because they couldn't be mapped.
     """
 
     output: Path
@@ -82,6 +93,8 @@ class Report:
     sureness: tuple[int, ...] | None = None
     page: Path | None = None
     run: str = ""
+    canaries: Canaries | None = None
+    failed: tuple[Failure, ...] = ()
     addresses: Mapping[Path, Address] = field(default_factory=dict)
 
     def place(self, path: Path) -> Place:
@@ -130,6 +143,8 @@ class Report:
             "model": self.model,
             "tiles": self.tiles,
             "tiles_resumed": self.tiles_resumed,
+            "tiles_failed": len(self.failed),
+            "failed": [asdict(failure) for failure in self.failed],
             "pixels": self.pixels,
             "aoi_pixels": self.aoi_pixels,
             "valid_pixels": self.valid_pixels,
@@ -149,6 +164,7 @@ class Report:
             "precision": self.engine.precision,
             "agreement": self.engine.agreement,
             "seam": asdict(self.seam) if self.seam else None,
+            "canaries": asdict(self.canaries) if self.canaries else None,
             "seconds": asdict(self.seconds),
             "megapixels_per_second": self.megapixels_per_second,
             "peak_rss_bytes": self.peak_rss_bytes,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import click
 
@@ -81,6 +82,30 @@ class Resolution(click.ParamType[str | float]):
             return float(value)
         except ValueError:
             self.fail(f"{value} is neither auto nor native nor a number of metres", param, ctx)
+
+
+class Duration(click.ParamType[float]):
+    """Seconds, as 90s, 10m, 2h or 1d, or several of them as 1h30m; a number alone is seconds."""
+
+    name = "DURATION"
+
+    _SECONDS: ClassVar = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """The seconds."""
+        text = str(value).strip()
+        parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", text)
+        if parts and "".join(map("".join, parts)) == text:
+            seconds = sum(float(number) * self._SECONDS[unit] for number, unit in parts)
+        elif re.fullmatch(r"\d+(?:\.\d+)?", text):
+            seconds = float(text)
+        else:
+            seconds = 0.0
+        if not seconds:
+            self.fail(f"{value!r} is no time; write 90s, 10m, 2h or 1h30m", param, ctx)
+        return seconds
 
 
 class Numbers(click.ParamType[list[float]]):
@@ -250,6 +275,29 @@ method = click.option(
     help="sliding-window runs a converted classifier on a crop for every score: the slow reference "
     "for the one pass.",
 )
+limits = together(
+    click.option(
+        "--allow-failed",
+        is_flag=True,
+        help="Publish the map without the tiles that failed again and again; they are nodata, and "
+        "the exit code is 9 all the same.",
+    ),
+    click.option(
+        "--tile-timeout",
+        metavar="DURATION",
+        type=Duration(),
+        help="How long a tile may take, such as 10m; one that takes longer counts as failed. By "
+        "default as long as it likes.",
+    ),
+    click.option(
+        "--stop-after",
+        metavar="DURATION",
+        type=Duration(),
+        help="End after this time, such as 90m or 2h, with exit code 75; no tile is begun that "
+        "wouldn't be finished. The same command goes on.",
+    ),
+)
+"""What a run puts up with, and how long."""
 style = click.option(
     "--style/--no-style", default=True, help="Write a QGIS style beside the map, or not."
 )

@@ -27,7 +27,7 @@ class ProgressPrinter:
         if self._terminal and not self._begun and progress.dashboard:
             click.echo(f"dashboard: {progress.dashboard}", err=True)
         self._begun = True
-        now, last = time.monotonic(), progress.done == progress.tiles
+        now, last = time.monotonic(), progress.done + progress.failed == progress.tiles
         pause = 0.1 if self._terminal else _PAUSE
         if now - self._shown < pause and not last:
             return
@@ -49,6 +49,8 @@ class ProgressPrinter:
             rate = fresh / seconds
             left = (progress.tiles - progress.done) / rate
             text += f", {rate * progress.tile_pixels / 1e6:.2f} Mpx/s, {_clock(left)} left"
+        if progress.failed:
+            text += f", {progress.failed} failed"
         if progress.resumed:
             text += f" ({progress.resumed} from before)"
         return text
