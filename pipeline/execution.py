@@ -46,7 +46,7 @@ Result = TypeVar("Result")
 
 _LOOPBACK = "127.0.0.1"
 _PATIENCE = 10
-"""Seconds to wait for a scheduler or for its first worker."""
+"""Seconds to wait for a scheduler."""
 
 _BEAT = 5.0
 """Seconds of silence after which the scheduler is asked whether it is there."""
@@ -344,14 +344,19 @@ class _Pulse:
         if _within(self._client, _silence(), lambda: cast(Awaitable[Any], self._client.nthreads())):
             self._manned = time.monotonic()
             return
-        given = config.get("distributed.scheduler.no-workers-timeout", None)
-        limit = _NO_WORKERS if given is None else parse_timedelta(given)
+        limit = _longest_unmanned()
         if time.monotonic() - self._manned > limit:
             raise ClusterError(
                 f"the Dask scheduler at {_address_of(self._client)} has had no workers for "
                 f"{limit:g} s; what is finished is safe: start some, and type the same command "
                 "again"
             )
+
+
+def _longest_unmanned() -> float:
+    """Seconds that a scheduler may be without workers: a batch system's queue may take its time."""
+    given = config.get("distributed.scheduler.no-workers-timeout", None)
+    return _NO_WORKERS if given is None else float(parse_timedelta(given))
 
 
 def _require_time(patience: Patience) -> float:
@@ -464,7 +469,7 @@ def existing(
                 "`dask scheduler`, or run on this machine, with --workers 1 in place of it"
             ) from error
         try:
-            client.wait_for_workers(1, timeout=_PATIENCE)
+            client.wait_for_workers(1, timeout=_longest_unmanned())
         except TimeoutError as error:
             raise ClusterError(
                 f"the Dask scheduler at {place} has no workers; start some with "
