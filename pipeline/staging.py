@@ -42,6 +42,9 @@ _STAGED = ".segpipe-"
 _REMOVED = ".removed-"
 """Stands there in the name of a folder that isn't needed any more."""
 
+_GATE = ".lock"
+"""Follows the output's name in that of the file that is there while a run is begun."""
+
 _NAME = re.compile(
     rf"\.(?P<output>.+)(?P<kind>{re.escape(_STAGED)}|{re.escape(_REMOVED)})"
     r"([0-9a-f]{8}-)?[0-9a-f]{16}"
@@ -236,7 +239,7 @@ def throw_away(staged: Staging) -> None:
         FingerprintMismatchError: a process drives the run.
         StorageError: the disk refuses.
     """
-    with _locked(staged.folder, staged.output):
+    with _alone(staged.output), _locked(staged.folder, staged.output):
         if staged in removed_in(staged.folder.parent):
             storage.remove(staged.folder)
         else:
@@ -264,29 +267,35 @@ def staging(
         output: where the map will be published.
         fields: what decides the map's bytes.
         new_run: throw away what other runs for the same output left, and what this one left.
-        create: makes the empty store under the path that it is given.
+        create: makes the empty store under the path that it is given, or refuses to.
         run: what the run is called in its logs, for the folder's name.
 
     Raises:
         FingerprintMismatchError: another run for this output was begun with other fields, or
-            is writing right now.
+            is writing right now; or `create` refuses.
         StorageError: the folder can't be written.
     """
     name = "-".join(filter(None, [run, digest(fields)[:16]]))
     mine = Staging(output.with_name(f".{output.name}{_STAGED}{name}"))
-    if new_run:
-        for folder in staged_beside(output):
-            with _locked(folder, output):
-                _throw_away(folder)
-    for folder in staged_beside(output):
-        if folder != mine.folder:
-            _refuse(folder, output, fields)
-    storage.make_folder(mine.folder)
-    with _locked(mine.folder, output):
+    with contextlib.ExitStack() as held:
+        with _alone(output):
+            if new_run:
+                for folder in staged_beside(output):
+                    with _locked(folder, output):
+                        _throw_away(folder)
+            for folder in staged_beside(output):
+                if folder != mine.folder:
+                    _refuse(folder, output, fields)
+            storage.make_folder(mine.folder)
+            held.enter_context(_locked(mine.folder, output))
         storage.sweep(mine.folder)
         if not mine.run.exists():
-            # It was killed while it was made: whatever is there already is of this very run.
-            create(mine.store)
+            try:
+                # It was killed while it was made: whatever is there already is of this very run.
+                create(mine.store)
+            except FingerprintMismatchError:
+                discard(mine)
+                raise
             storage.write(mine.run, json.dumps(fields, indent=2, sort_keys=True).encode())
         yield replace(mine, sealed=mine.seal_folder.exists())
 
@@ -303,6 +312,9 @@ def sweep_discarded(output: Path) -> None:
             # Whoever holds the lock is removing it at this moment.
             with contextlib.suppress(FingerprintMismatchError), _locked(staged.folder, output):
                 storage.remove(staged.folder)
+    if _gate(output).exists():
+        with contextlib.suppress(FingerprintMismatchError), _alone(output):
+            pass  # it goes when it is left
 
 
 def _documents(row: os.DirEntry[str]) -> int:
@@ -353,26 +365,67 @@ def _fields(folder: Path) -> Fields | None:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path, output: Path) -> Iterator[None]:
-    descriptor = storage.open_lock(folder / "lock")
+def _alone(output: Path) -> Iterator[None]:
+    """While the block runs, nobody else begins a run for this output.
+
+    Two that begin different runs at the same moment would each find that there is no other.
+    """
+    gate = _gate(output)
+    with _held(gate, output):
+        try:
+            yield
+        finally:
+            # The next run for this output takes it away.
+            with contextlib.suppress(StorageError):
+                storage.remove(gate)
+
+
+def _gate(output: Path) -> Path:
+    return output.with_name(f".{output.name}{_GATE}")
+
+
+def _locked(folder: Path, output: Path) -> contextlib.AbstractContextManager[None]:
+    return _held(folder / "lock", output)
+
+
+@contextlib.contextmanager
+def _held(lock: Path, output: Path) -> Iterator[None]:
+    """Holds a lock while the block runs; the kernel drops it with the process, however it ends.
+
+    Raises:
+        FingerprintMismatchError: another process holds it, or has just removed what it guards.
+        StorageError: the file can't be made or locked.
+    """
+    busy = FingerprintMismatchError(
+        f"another segpipe run is writing {output} at this moment; "
+        "wait for it, or choose another output with -o"
+    )
     try:
-        with storage.reported("lock", folder):
+        descriptor = storage.open_lock(lock)
+    except StorageError as error:
+        if isinstance(error.__cause__, FileNotFoundError) and output.parent.exists():
+            raise busy from None
+        raise
+    with os.fdopen(descriptor):
+        with storage.reported("lock", lock.parent):
             taken = _taken(descriptor)
-        if not taken:
-            raise FingerprintMismatchError(
-                f"another segpipe run is writing {output} at this moment; "
-                "wait for it, or choose another output with -o"
-            )
+        if not taken or not _is_at(descriptor, lock):
+            raise busy
         yield
-    finally:
-        os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether an open file has this name still."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _taken(descriptor: int) -> bool:
     """Whether the lock is ours now; whoever only looks holds it for less than all attempts."""
     for pause in (0.01, 0.03, 0.06, 0):
         try:
-            # The kernel drops the lock with the process, however it ends.
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             time.sleep(pause)

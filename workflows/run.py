@@ -232,7 +232,12 @@ def run(
                 precision=chosen.precision,
             )
             fields = fingerprint_of(ready, chosen, zarr_format)
-            fill = partial(create_stores, ready, chosen, name, zarr_format)
+
+            def fill(path: Path) -> None:
+                _refuse_existing(ready.output, overwrite)  # since it was looked for
+                products.refuse_existing(overwrite=overwrite)
+                create_stores(ready, chosen, name, zarr_format, path)
+
             with stage(ready.output, fields, new_run=new_run, create=fill, run=name) as staged:
                 begun = Run(name, ready, use, chosen, staged, runner, journal)
                 tally, seam, canaries = Tally(), None, None
