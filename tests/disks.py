@@ -23,6 +23,7 @@ import pytest
 from numpy.typing import NDArray
 
 from segpipe.models.engine import Engine
+from segpipe.models.workspace import Workspace
 from segpipe.pipeline import storage
 from segpipe.pipeline.errors import FingerprintMismatchError, StorageError
 from segpipe.pipeline.execution import Serial
@@ -68,6 +69,10 @@ class Table:
             ),
         }
         return {name: made[name] for name in names}
+
+    def workspace(self, *_: object) -> Workspace:
+        """Next to nothing."""
+        return Workspace(0.0, 10.0)
 
 
 @contextlib.contextmanager

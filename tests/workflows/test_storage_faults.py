@@ -10,7 +10,7 @@ from tests import disks
 from tests.disks import Desk, Tree, can_tear, go_on, half_made, killed, outputs
 
 FAULTS = ("SIGKILL", "torn", "ENOSPC", "EIO")
-KINDS = ("cog", "zarr-2", "zarr-3", "layers", "products")
+KINDS = ("cog", "zarr-2", "layers", "products")
 
 SPARSE = 23
 """The quick test takes every so many steps."""
