@@ -4,10 +4,10 @@ What isn't certain is asked again: a request whose answer was lost may have been
 is made until the store shows it, a few times at most.
 """
 
+import contextlib
 import functools
 import hashlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,12 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, NotFoundError, PreconditionError
 
 from segpipe.pipeline import storage
-from segpipe.pipeline.errors import FingerprintMismatchError, PipelineError, StorageError
+from segpipe.pipeline.errors import (
+    FingerprintMismatchError,
+    PipelineError,
+    StorageError,
+    UnreachableError,
+)
 from segpipe.pipeline.scenes.location import Address
 from segpipe.pipeline.scenes.remote import RemoteError, store, translated
 
@@ -134,12 +139,23 @@ class Objects:
             StorageError, UnreachableError: as `put`.
         """
         storage.step("create", Path(self.at(key)))
-        with self._reported(key):
+        problem: PipelineError | None = None
+        for _ in range(_TRIES):
             try:
-                obstore.put(self._store, key, data, mode="create", use_multipart=False)
-            except (AlreadyExistsError, PreconditionError):
-                return self.read(key) == data
-        return True
+                with (
+                    self._reported(key),
+                    contextlib.suppress(AlreadyExistsError, PreconditionError),
+                ):
+                    obstore.put(self._store, key, data, mode="create", use_multipart=False)
+                    return True
+            except UnreachableError as error:
+                # A request on a condition isn't sent again: it may have made what it finds.
+                problem = error
+            if (there := self.read(key)) is not None:
+                return there == data
+        raise problem or StorageError(
+            f"{self.at(key)}: the store says it's there and shows nothing"
+        )
 
     def read(self, key: str) -> bytes | None:
         """An object's bytes; None where there is none.
@@ -161,11 +177,24 @@ class Objects:
         """
         for key in keys:
             storage.step("remove", Path(self.at(key)))
-            with self._reported(key):
-                try:
+            self._remove(key)
+
+    def _remove(self, key: str) -> None:
+        problem: PipelineError | None = None
+        for _ in range(_TRIES):
+            try:
+                with self._reported(key):
                     obstore.delete(self._store, key)
-                except (FileNotFoundError, NotFoundError):
-                    continue
+            except PipelineError as error:
+                # S3 takes removals by POST, which isn't sent again by itself; other stores refuse
+                # to remove what isn't there.
+                problem = error
+                if self.look(key) is None:
+                    return
+            else:
+                return
+        if problem:
+            raise problem
 
     def _send(self, path: Path, key: str, *, replace: bool) -> Held | None:
         storage.step("upload", Path(self.at(key)))
@@ -199,7 +228,7 @@ class Objects:
     def _store(self) -> "ObjectStore":
         return store(self.address)
 
-    @contextmanager
+    @contextlib.contextmanager
     def _reported(self, key: str) -> Iterator[None]:
         try:
             with translated(self.address):

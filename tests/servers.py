@@ -4,7 +4,7 @@ import re
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -59,9 +59,23 @@ class Files:
         return [where for path, where in self.asked if where and path.endswith(suffix)]
 
 
-class _Handler(BaseHTTPRequestHandler):
+class BaseHandler(BaseHTTPRequestHandler):
+    """Keeps connections, can break them off, and says nothing."""
+
     protocol_version = "HTTP/1.1"
 
+    def break_off(self) -> None:
+        """Resets the connection."""
+        linger = struct.pack("ii", 1, 0)
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        self.close_connection = True
+        self.connection.close()
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Says nothing."""
+
+
+class _Handler(BaseHandler):
     def __init__(self, files: Files, *rest: object) -> None:
         self.files = files
         super().__init__(*rest)  # type: ignore[arg-type]
@@ -107,19 +121,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _fail(self, fault: Fault) -> None:
         if fault == "reset":
-            linger = struct.pack("ii", 1, 0)
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-            self.close_connection = True
-            self.connection.close()
+            self.break_off()
             return
         self.send_response(302 if isinstance(fault, str) else fault)
         if isinstance(fault, str):
             self.send_header("Location", fault)
         self.send_header("Content-Length", "0")
         self.end_headers()
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Says nothing."""
 
 
 class _Quiet(ThreadingHTTPServer):
@@ -133,12 +141,18 @@ class _Quiet(ThreadingHTTPServer):
 def serving(folder: Path, host: str = "127.0.0.1") -> Iterator[Files]:
     """A server of this folder's files."""
     files = Files(folder)
-    server = _Quiet((host, 0), partial(_Handler, files))
-    files.url = f"http://{host}:{server.server_port}"
+    with running(partial(_Handler, files), host) as files.url:
+        yield files
+
+
+@contextmanager
+def running(handler: Callable[..., BaseHandler], host: str = "127.0.0.1") -> Iterator[str]:
+    """The address of a server whose requests are handled so, without a slash at the end."""
+    server = _Quiet((host, 0), handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     try:
-        yield files
+        yield f"http://{host}:{server.server_port}"
     finally:
         server.shutdown()
         thread.join()
