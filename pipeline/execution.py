@@ -79,7 +79,7 @@ class Runner(Protocol[Held]):
         """What the function gives on one worker."""
         ...
 
-    def everywhere(self, function: Callable[[Held], Result]) -> Mapping[str, Result]:
+    def everywhere(self, function: Callable[[], Result]) -> Mapping[str, Result]:
         """What the function gives in every worker process, by the worker's address."""
         ...
 
@@ -115,9 +115,9 @@ class Serial(Generic[Resident]):
         """What the function gives."""
         return function(self.resident)
 
-    def everywhere(self, function: Callable[[Resident], Result]) -> Mapping[str, Result]:
+    def everywhere(self, function: Callable[[], Result]) -> Mapping[str, Result]:
         """What the function gives here."""
-        return {"this process": function(self.resident)}
+        return {"this process": function()}
 
     def map(
         self, function: Callable[[Resident, Item], Result], items: Iterable[Item]
@@ -191,7 +191,7 @@ class Cluster(Generic[Resident]):
         """What the function gives on one worker."""
         return next(self.map(_ignore_item(function), [None]))
 
-    def everywhere(self, function: Callable[[Resident], Result]) -> Mapping[str, Result]:
+    def everywhere(self, function: Callable[[], Result]) -> Mapping[str, Result]:
         """What the function gives in every worker process that there is now, however busy it is.
 
         A worker where it raises, or that dies meanwhile, is left out.
@@ -201,7 +201,7 @@ class Cluster(Generic[Resident]):
         """
 
         def ask() -> Awaitable[Any]:
-            answers = self.client.run(_at_once, self.name, function, on_error="ignore")
+            answers = self.client.run(function, on_error="ignore")
             return cast(Awaitable[Any], answers)
 
         with _losses_reported(self.client):
@@ -578,11 +578,6 @@ def _on_worker(
         # bare `Exception`.
         error.__cause__ = error.__context__ = None
         raise
-
-
-def _at_once(name: str, function: Callable[[Resident], Result], dask_worker: Worker) -> Result:
-    residence = dask_worker.plugins[name]
-    return function(residence.resident)  # type: ignore[attr-defined]
 
 
 def _ignore_item(
