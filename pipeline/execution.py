@@ -2,7 +2,8 @@
 
 The only module that knows `distributed`. A runner holds one *resident* in every worker process
 (whatever must be loaded once, such as a network) and calls functions with it. Tasks carry small
-values to the workers and bring small values back; pixels never travel.
+values to the workers and bring small values back; pixels never travel. Several runs may use one
+runner at a time, each in a thread of its own.
 """
 
 import asyncio
@@ -10,10 +11,12 @@ import contextlib
 import itertools
 import json
 import logging
+import pickle
+import threading
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -21,12 +24,21 @@ from typing import Any, Generic, Protocol, TypeVar, cast, runtime_checkable
 
 from dask import config
 from dask.utils import parse_timedelta
-from distributed import Client, LocalCluster, Worker, WorkerPlugin, get_worker
+from distributed import (
+    Client,
+    LocalCluster,
+    Worker,
+    WorkerPlugin,
+    get_worker,
+)
 from distributed.client import FutureCancelledError
 from distributed.comm.core import CommClosedError
 from distributed.config import defaults
+from distributed.protocol.pickle import dumps
 from distributed.scheduler import KilledWorker
 from distributed.security import Security
+from distributed.utils_comm import gather_from_workers
+from tornado.ioloop import PeriodicCallback
 
 from segpipe.pipeline.errors import (
     ClusterError,
@@ -35,6 +47,7 @@ from segpipe.pipeline.errors import (
     TilesFailedError,
     WorkerDiedError,
 )
+from segpipe.pipeline.flow import Flow
 from segpipe.pipeline.patience import STRICT, Deadlines, Failed, Patience, again_alone
 from segpipe.pipeline.scenes.raster import WORKER_ENVIRONMENT
 from segpipe.pipeline.versions import differences, installed
@@ -53,6 +66,19 @@ _BEAT = 5.0
 
 _NO_WORKERS = 60.0
 """Seconds that a scheduler may be without workers, where Dask's configuration doesn't say."""
+
+_GPU = "GPU"
+"""The resource that workers with a device declare, `dask worker --resources GPU=1`."""
+
+_SHARE = 0.25
+"""Of a GPU, for a tile: so many at once read, write, and take turns on the device. A power of two,
+because Dask adds and subtracts it."""
+
+_LOOK = 60_000
+"""Milliseconds after which a worker looks whether anyone wants its resident still."""
+
+_FRESH = 5.0
+"""Seconds for which the number of slots is believed."""
 
 _LOST = (CommClosedError, FutureCancelledError, asyncio.CancelledError, TimeoutError)
 
@@ -73,6 +99,14 @@ class Runner(Protocol[Held]):
     @property
     def dashboard(self) -> str | None:
         """The address of Dask's dashboard, where there is one."""
+        ...
+
+    def on(self, device: str) -> "Runner[Held]":
+        """Only the workers that have this kind of device: `auto`, `cpu`, `cuda` or `cuda:N`."""
+        ...
+
+    def of_run(self, run: str, rank: int) -> "Runner[Held]":
+        """The same workers, for a run whose tasks come after those of runs of lower rank."""
         ...
 
     def call(self, function: Callable[[Held], Result]) -> Result:
@@ -110,6 +144,14 @@ class Serial(Generic[Resident]):
     def dashboard(self) -> str | None:
         """None."""
         return None
+
+    def on(self, device: str) -> "Serial[Resident]":
+        """The same: there is one process."""
+        return self
+
+    def of_run(self, run: str, rank: int) -> "Serial[Resident]":
+        """The same."""
+        return self
 
     def call(self, function: Callable[[Resident], Result]) -> Result:
         """What the function gives."""
@@ -155,26 +197,102 @@ class Serial(Generic[Resident]):
 
 
 class _Residence(WorkerPlugin):
-    """Keeps the resident in a worker process that has the versions of the process it came from."""
+    """Keeps the resident in a worker process that has the versions of the process it came from.
 
-    def __init__(self, name: str, resident: object) -> None:
+    It comes without the resident. The first task fetches that from the worker that has the parcel,
+    unless another client's residence here has unpacked the same one.
+    """
+
+    def __init__(
+        self, name: str, parcel: str, held: object = None, versions: Mapping[str, str] | None = None
+    ) -> None:
         self.name = name
-        self.resident = resident
+        self.parcel = parcel
+        self.held = held
         self.skew = ""
         self.deadlines = Deadlines()
-        self._versions = installed()
+        self._lock = threading.Lock()
+        self._versions = installed() if versions is None else versions
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Residence, (self.name, self.parcel, None, self._versions)
 
     def setup(self, worker: Worker) -> None:
         """Compares the versions: a worker may join when the run has long begun."""
         self.skew = differences(self._versions, installed())
+        self._worker = worker
+        self._watch = PeriodicCallback(self.look, _LOOK)
+        if self.held is None:
+            self._watch.start()
+
+    def teardown(self, worker: Worker) -> None:
+        """Lets go of the resident."""
+        self._watch.stop()
+        self.held = None
+
+    def resident(self) -> object:
+        """The resident; it is fetched when it is first asked for."""
+        with self._lock:
+            if self.held is None:
+                neighbours = [
+                    plugin.held
+                    for plugin in self._worker.plugins.values()
+                    if isinstance(plugin, _Residence) and plugin.parcel == self.parcel
+                ]
+                found = (held for held in neighbours if held is not None)
+                self.held = next(found, None) or self._fetched()
+            return self.held
+
+    def _fetched(self) -> object:
+        loop = self._worker.loop.asyncio_loop  # type: ignore[attr-defined]
+        return pickle.loads(asyncio.run_coroutine_threadsafe(self._parcel(), loop).result())
+
+    async def _parcel(self) -> bytes:
+        """The packed resident, from a worker that has it.
+
+        Raises:
+            ClusterError: nobody has it.
+        """
+        until = time.monotonic() + _silence()
+        while time.monotonic() < until:
+            holders = await self._worker.scheduler.who_has(keys=[self.parcel])
+            if holders[self.parcel]:
+                found, *_ = await gather_from_workers(holders, self._worker.rpc)
+                if self.parcel in found:
+                    return cast(bytes, found[self.parcel])
+            await asyncio.sleep(0.05)
+        raise ClusterError(
+            f"the worker {self._worker.address} finds nobody who has the model; type the same "
+            "command again"
+        )
+
+    async def look(self) -> None:
+        """Lets go of a resident whose clients are all gone, however they ended."""
+        with contextlib.suppress(*_LOST, OSError):
+            holders = await self._worker.scheduler.who_has(keys=[self.parcel])
+            if not holders[self.parcel]:
+                self.held = None
 
 
 @dataclass(frozen=True, slots=True)
 class Cluster(Generic[Resident]):
-    """Runs tasks on a Dask cluster whose workers all hold the resident called `name`."""
+    """Runs tasks on a Dask cluster whose workers all hold the resident called `name`.
+
+    Attributes:
+        client: its own connection, which threads share.
+        name: of the resident.
+        flow: one limit for the tasks in flight of all runs.
+        run: how the names of tasks go on after `segpipe-`.
+        rank: tasks of lower rank come first.
+        share: of a GPU, for each task; 0 where any worker will do.
+    """
 
     client: Client
     name: str
+    flow: Flow = field(default_factory=Flow, compare=False, repr=False)
+    run: str = ""
+    rank: int = 0
+    share: float = 0.0
 
     @property
     def dashboard(self) -> str | None:
@@ -184,8 +302,24 @@ class Cluster(Generic[Resident]):
     @property
     def slots(self) -> int:
         """How many tasks can run at once."""
-        workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
-        return sum(worker["nthreads"] for worker in workers)
+        found = _within(self.client, _silence(), partial(_slots, self.client, self.share))
+        return int(found)
+
+    def on(self, device: str) -> "Cluster[Resident]":
+        """Only the workers that declare a GPU, where there are such and one is wanted.
+
+        Each takes a few tasks at a time, which take turns on the device; what other programs ask of
+        it with `GPU=1` waits for them, and they for it.
+        """
+        if device == "cpu":
+            return replace(self, share=0.0)
+        with _losses_reported(self.client):
+            declared = _within(self.client, _silence(), partial(_slots, self.client, _SHARE))
+        return replace(self, share=_SHARE if declared else 0.0)
+
+    def of_run(self, run: str, rank: int) -> "Cluster[Resident]":
+        """The same workers, for a run whose tasks come after those of runs of lower rank."""
+        return replace(self, run=run, rank=rank)
 
     def call(self, function: Callable[[Resident], Result]) -> Result:
         """What the function gives on one worker."""
@@ -252,19 +386,29 @@ class Cluster(Generic[Resident]):
         source = iter(items)
         finished: SimpleQueue[Any] = SimpleQueue()
         running: dict[Any, Item] = {}
+        room = _Room(self)
+        stream = self.flow.stream(partial(finished.put, None))
 
-        def submit(count: int) -> None:
-            for item in itertools.islice(source, count):
-                future = self._submit(function, item, patience.deadline)
-                running[future] = item
-                future.add_done_callback(finished.put)
+        def submit() -> None:
+            while stream.take(room.limit()):
+                for item in itertools.islice(source, 1):
+                    future = self._submit(function, item, patience.deadline)
+                    running[future] = item
+                    future.add_done_callback(finished.put)
+                    break
+                else:
+                    stream.give()
+                    break
+            stream.offer()
 
-        with _losses_reported(self.client):
-            # Twice the slots keeps every worker busy; more would only fill the scheduler.
-            submit(2 * max(self.slots, 1))
-            pulse = _Pulse(self.client)
+        with _losses_reported(self.client), contextlib.closing(stream):
+            submit()
+            pulse = _Pulse(self)
             while running:
                 future = pulse.wait(finished, patience)
+                if future is None:
+                    submit()
+                    continue
                 try:
                     outcome = self._outcome(future, running[future], patience)
                 except TimeoutError:
@@ -273,7 +417,8 @@ class Cluster(Generic[Resident]):
                     finished.put(future)
                     continue
                 del running[future]
-                submit(1)
+                stream.give()
+                submit()
                 yield outcome
 
     def _outcome(self, future: Any, item: Item, patience: Patience) -> Any:
@@ -311,15 +456,41 @@ class Cluster(Generic[Resident]):
         self, function: Callable[[Resident, Item], Result], item: Item, deadline: float | None
     ) -> Any:
         place = item.name if isinstance(item, Named) else "call"
-        key = f"{self.name}-{place}-{uuid.uuid4().hex[:8]}"
-        return self.client.submit(_on_worker, self.name, function, item, deadline, key=key)
+        run = "-".join(["segpipe", *filter(None, [self.run])])
+        return self.client.submit(
+            _on_worker,
+            self.name,
+            function,
+            item,
+            deadline,
+            key=f"{run}-{place}-{uuid.uuid4().hex[:8]}",
+            priority=-self.rank,
+            resources={_GPU: self.share} if self.share else None,
+        )
+
+
+class _Room:
+    """How many tasks may be in flight: workers come and go."""
+
+    def __init__(self, cluster: Cluster[Any]) -> None:
+        self._cluster = cluster
+        self._known = 0
+        self._until = 0.0
+
+    def limit(self) -> int:
+        """Twice the slots keep every worker busy; more would only fill the scheduler."""
+        now = time.monotonic()
+        if now > self._until:
+            self._known, self._until = 2 * max(self._cluster.slots, 1), now + _FRESH
+        return self._known
 
 
 class _Pulse:
     """Waits for tasks, and makes sure that there is still someone to wait for."""
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
+    def __init__(self, cluster: Cluster[Any]) -> None:
+        self._client = cluster.client
+        self._share = cluster.share
         self._manned = time.monotonic()
 
     def wait(self, finished: "SimpleQueue[Any]", patience: Patience) -> Any:
@@ -341,16 +512,29 @@ class _Pulse:
         """Asks the scheduler for its workers."""
         if self._client.status != "running":
             raise CommClosedError("the connection is closed")
-        if _within(self._client, _silence(), lambda: cast(Awaitable[Any], self._client.nthreads())):
+        if _within(self._client, _silence(), partial(_slots, self._client, self._share)):
             self._manned = time.monotonic()
             return
         limit = _longest_unmanned()
         if time.monotonic() - self._manned > limit:
+            lacking = "workers with a GPU" if self._share else "workers"
             raise ClusterError(
-                f"the Dask scheduler at {_address_of(self._client)} has had no workers for "
+                f"the Dask scheduler at {_address_of(self._client)} has had no {lacking} for "
                 f"{limit:g} s; what is finished is safe: start some, and type the same command "
                 "again"
             )
+
+
+async def _slots(client: Client, share: float) -> int:
+    """How many tasks can run at once that take this share of a GPU, or none."""
+    scheduler: Any = client.scheduler
+    found = await scheduler.identity(n_workers=-1)
+    return sum(
+        min(worker["nthreads"], int(worker["resources"].get(_GPU, 0) / share))
+        if share
+        else worker["nthreads"]
+        for worker in found["workers"].values()
+    )
 
 
 def _longest_unmanned() -> float:
@@ -407,20 +591,35 @@ def _of_the_network() -> Iterator[None]:
 
 @contextlib.contextmanager
 def embedded(
-    resident: Resident, *, workers: int = 1, threads: int = 3, run: str = ""
+    resident: Resident,
+    *,
+    digest: str = "",
+    workers: int = 1,
+    threads: int = 3,
+    gpus: Sequence[str] = (),
+    run: str = "",
 ) -> Iterator[Cluster[Resident]]:
     """A cluster inside this machine that listens on the loopback interface alone.
 
     One worker shares this process, so that the resident is neither copied nor pickled; several
-    are processes of their own. Three threads read, predict and write side by side. The names of
-    tasks begin with `segpipe-` and `run`.
+    are processes of their own. Three threads read, predict and write side by side.
+
+    Args:
+        resident: what every worker process holds.
+        digest: names it among all; by default nobody else's.
+        workers: how many there are.
+        threads: of each worker.
+        gpus: the devices, as CUDA_VISIBLE_DEVICES names them; with some, each has a worker, that
+            sees no other.
+        run: how the names of tasks go on after `segpipe-`.
     """
-    shared = workers == 1
+    shared = workers == 1 and not gpus
     pages = str(config.get("distributed.dashboard.link")).replace("{host}", _LOOPBACK)
     with (
         _quiet(),
         config.set({"distributed.dashboard.link": pages}),
-        LocalCluster(
+        _local(
+            gpus,
             n_workers=workers,
             threads_per_worker=threads,
             processes=not shared,
@@ -432,14 +631,50 @@ def embedded(
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
-        name = _unique(run)
+        name = _unique()
         if shared:
             (worker,) = cluster.workers.values()
-            client.sync(worker.plugin_add, plugin=_Residence(name, resident), name=name)
-            yield Cluster(client, name)
+            residence = _Residence(name, name, resident)
+            client.sync(worker.plugin_add, plugin=residence, name=name)
+            yield Cluster(client, name, run=run)
         else:
-            with _settled(client, name, resident):
-                yield Cluster(client, name)
+            with _settled(client, name, resident, digest):
+                yield Cluster(client, name, run=run)
+
+
+def _local(gpus: Sequence[str], **options: Any) -> LocalCluster:
+    """A local cluster, with a worker for each GPU if there are some.
+
+    dask-cuda's, where it is installed, puts a worker on the cores next to its GPU as well.
+    """
+    if not gpus:
+        return LocalCluster(**options)
+    try:
+        from dask_cuda import LocalCUDACluster  # type: ignore[import-not-found]
+    except ImportError:
+        return _Pinned(gpus, **options)
+    # Tensors are the predictor's own: there is nothing to spill from the device.
+    cluster: LocalCluster = LocalCUDACluster(
+        **{**options, "n_workers": len(gpus)},
+        CUDA_VISIBLE_DEVICES=",".join(gpus),
+        device_memory_limit=0,
+    )
+    return cluster
+
+
+class _Pinned(LocalCluster):
+    """A local cluster whose workers see one GPU each."""
+
+    def __init__(self, gpus: Sequence[str], **options: Any) -> None:
+        self._gpus = itertools.cycle(gpus)
+        super().__init__(**{**options, "n_workers": 0})
+        self.scale(len(gpus))
+
+    def new_worker_spec(self) -> dict[str | int, dict[str, Any]]:
+        """The next worker, and its GPU."""
+        ((name, spec),) = super().new_worker_spec().items()
+        environment = {"CUDA_VISIBLE_DEVICES": next(self._gpus)}
+        return {name: {**spec, "options": {**spec["options"], "env": environment}}}
 
 
 @contextlib.contextmanager
@@ -448,11 +683,17 @@ def existing(
     *,
     scheduler: str | None = None,
     scheduler_file: str | None = None,
+    digest: str = "",
     run: str = "",
 ) -> Iterator[Cluster[Resident]]:
     """A cluster that somebody else started, found by its address or its scheduler file.
 
-    The names of tasks begin with `segpipe-` and `run`.
+    Args:
+        resident: what every worker process holds.
+        scheduler: the address.
+        scheduler_file: or the file.
+        digest: names the resident among all; by default nobody else's.
+        run: how the names of tasks go on after `segpipe-`.
 
     Raises:
         ClusterError: there is no scheduler, or it has no workers.
@@ -475,17 +716,17 @@ def existing(
                 f"the Dask scheduler at {place} has no workers; start some with "
                 f"`dask worker {place}`"
             ) from error
-        name = _unique(run)
+        name = _unique()
         try:
             with _losses_reported(client):
                 _require_one_version(client)
-                stack.enter_context(_settled(client, name, resident))
+                stack.enter_context(_settled(client, name, resident, digest))
         except ImportError as error:
             raise ClusterError(
                 f"the scheduler or a worker of {place} can't load segpipe ({_short(error)}); "
                 "install the same version of segpipe there"
             ) from error
-        yield Cluster(client, name)
+        yield Cluster(client, name, run=run)
 
 
 def configured() -> str | None:
@@ -521,9 +762,9 @@ def _require_certificates(address: str) -> None:
         )
 
 
-def _unique(run: str) -> str:
-    """What a resident is called on its cluster: two clients may drive the same run."""
-    return "-".join(["segpipe", *filter(None, [run]), uuid.uuid4().hex[:12]])
+def _unique() -> str:
+    """What a client is called on its cluster: two of them may drive the same run."""
+    return f"segpipe-{uuid.uuid4().hex[:12]}"
 
 
 def _address(scheduler_file: Path) -> str:
@@ -564,13 +805,12 @@ def _on_worker(
     deadline: float | None,
 ) -> Result | _LeftBehind:
     worker = get_worker()
-    residence = worker.plugins[name]
-    resident: Resident = residence.resident  # type: ignore[attr-defined]
-    if skew := residence.skew:  # type: ignore[attr-defined]
+    residence = cast(_Residence, worker.plugins[name])
+    if skew := residence.skew:
         raise _skewed(f"the worker {worker.address}", skew)
-    deadlines: Deadlines = residence.deadlines  # type: ignore[attr-defined]
+    resident = cast(Resident, residence.resident())
     try:
-        return deadlines.call(deadline, partial(function, resident, item))
+        return residence.deadlines.call(deadline, partial(function, resident, item))
     except OverdueError as error:
         return _LeftBehind(worker.address, worker.nanny is not None, str(error))
     except BaseException as error:
@@ -622,15 +862,26 @@ def _skewed(who: str, skew: str) -> ClusterError:
 
 
 @contextlib.contextmanager
-def _settled(client: Client, name: str, resident: object) -> Iterator[None]:
-    """The resident in every worker, those that come later too, while the block runs."""
-    client.register_plugin(_Residence(name, resident), name=name)
+def _settled(client: Client, name: str, resident: object, digest: str) -> Iterator[None]:
+    """The resident in every worker, those that come later too, while the block runs.
+
+    It goes to the scheduler once, as a parcel that Dask keeps while a client wants it, and to the
+    workers from each other.
+    """
+    parcel = f"segpipe-parcel-{digest or name}"
+    sent = client.submit(_unchanged, dumps(resident), key=parcel)
+    client.register_plugin(_Residence(name, parcel), name=name)
     try:
         yield
     finally:
         if client.status == "running":
             with contextlib.suppress(*_LOST, OSError):
                 _within(client, _BEAT, lambda: client.unregister_worker_plugin(name))
+                sent.release()
+
+
+def _unchanged(parcel: bytes) -> bytes:
+    return parcel
 
 
 @contextlib.contextmanager
@@ -662,6 +913,8 @@ def _quiet() -> Iterator[None]:
         "distributed.scheduler.allowed-failures": 3,
         "distributed.scheduler.worker-ttl": _unless_set("distributed.scheduler.worker-ttl", "60s"),
         "distributed.comm.timeouts.connect": f"{_PATIENCE}s",
+        # The resident's parcel is meant to be as large as it is.
+        "distributed.admin.large-graph-warning-threshold": "1 TB",
         # It looks at every thread a hundred times a second, beside the network.
         "distributed.worker.profile.enabled": False,
     }
