@@ -261,6 +261,7 @@ def run(
                 mapped = perf_counter()
                 journal.note("publishing", output=ready.output)
                 begun.publish(counts, style=style, overwrite=overwrite)
+                    seam = begun.noted_seam()
                 end = perf_counter()
                 made = Report(
                     output=ready.output,

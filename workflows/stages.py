@@ -2,8 +2,9 @@
 
 import hashlib
 import itertools
+import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -137,6 +138,9 @@ class Run:
             receipt = self.staged.receipt(tile.row, tile.column)
             if receipt is None:
                 raise StorageError(
+                again = "type the same command again"
+                if self.is_published:
+                    again = "map it anew with --new-run --overwrite"
                     f"tile {tile.name} has lost its receipt in {self.staged.folder}; "
                     "type the same command again"
                 )
@@ -166,7 +170,19 @@ class Run:
                 "computed from, none should; please report this model"
             )
         self.journal.note("seam", pixels=pixels, differing=differing)
-        return SeamCheck(pixels, differing)
+        found = SeamCheck(pixels, differing)
+        storage.write(self._seam_note, json.dumps(asdict(found)).encode())
+        return found
+
+    def noted_seam(self) -> SeamCheck | None:
+        """What an earlier process found at the seam; once a map is published nobody can look."""
+        if not self._seam_note.exists():
+            return None
+        return SeamCheck(**json.loads(self._seam_note.read_bytes()))
+
+    @property
+    def _seam_note(self) -> Path:
+        return self.staged.folder / "seam.json"
 
     def _seam(self) -> tuple[Window, Mask | None]:
         """A window across a corner of tiles with as many wanted pixels as can be, and these."""
@@ -202,7 +218,8 @@ class Run:
         )
         for layer, output in layers:
             staged, cog = self._staged(layer.name, output), output.suffix == ".tif"
-            if not self._verified(layer.name).exists():
+            if staged.exists() or not self._verified(layer.name).exists():
+                # What an earlier process made is made again: no receipt tells whether it's whole.
                 self._finish(layer, staged, pixels, cog=cog)
                 storage.write(self._verified(layer.name), b"")
             publish = publish_cog if cog else publish_zarr
