@@ -11,6 +11,7 @@
         driver.json         who drives the run, for those who look; so is
         pulse.json          how far it is
         scratch/            files on their way to the output's name
+        seam.json           what was found where tiles meet
         claims/HASH         names outside of this folder that are this run's to write
 
 The fingerprint in the folder's name keeps a late worker of another run away from this one.
