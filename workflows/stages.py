@@ -137,12 +137,11 @@ class Run:
                 continue
             receipt = self.staged.receipt(tile.row, tile.column)
             if receipt is None:
-                raise StorageError(
                 again = "type the same command again"
                 if self.is_published:
                     again = "map it anew with --new-run --overwrite"
-                    f"tile {tile.name} has lost its receipt in {self.staged.folder}; "
-                    "type the same command again"
+                raise StorageError(
+                    f"tile {tile.name} has lost its receipt in {self.staged.folder}; {again}"
                 )
             yield receipt
 
