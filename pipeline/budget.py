@@ -1,6 +1,7 @@
 """What a run will take of memory and disk, and the tile side that fits."""
 
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 
 import psutil
@@ -11,11 +12,11 @@ from segpipe.pipeline.maps.layer import Layer
 from segpipe.pipeline.plan import CHUNK, Plan
 from segpipe.pipeline.storage import free_bytes
 
-LARGEST_SIDE = 4096
+LARGEST_SIDE = 8192
 """Beyond it the margin costs little, and a killed tile would cost much."""
 
-_CAREFUL_SHARE = 0.5
-"""How much of the free memory a run takes unless it is told."""
+_CAREFUL_SHARE = 0.6
+"""How much of the free memory a run takes unless it is told: others may want some too."""
 
 _STORED = 0.5
 """Bytes a pixel of compressed labels, even of a noisy map; overviews add a third."""
@@ -36,21 +37,28 @@ class Costs:
         computed: bytes for each pixel that the network computes.
         held: bytes for each pixel of a read window, once for every thread.
         threads: how many tiles a process holds at once.
+        least: pixels of the largest window that is computed apart from tiles.
     """
 
     fixed: int
     computed: float
     held: float
     threads: int
+    least: int = 0
 
     def of(self, plan: Plan) -> int:
         """Bytes that a worker process takes at its peak."""
         height, width = plan.read_shape
-        return self.fixed + int(height * width * (self.computed + self.held * self.threads))
+        held = self.held * min(self.threads, len(plan))
+        tiles = height * width * (self.computed + held)
+        return self.fixed + int(max(tiles, self.least * (self.computed + self.held)))
 
 
-def choose_plan(plan: Plan, costs: Costs, limit: int) -> Plan:
-    """The plan with the tile side that computes the fewest pixels within `limit` bytes.
+def choose_plan(plan: Plan, costs: Costs, limit: int, workers: int = 1) -> Plan:
+    """The plan with the tile side by which so many workers are done first, within `limit` bytes.
+
+    Time counts as pixels: those of a tile, for each tile that the busiest worker has. Where sides
+    are equal in that, the smallest is chosen.
 
     Raises:
         InputRefusedError: not even the smallest tile fits.
@@ -64,17 +72,17 @@ def choose_plan(plan: Plan, costs: Costs, limit: int) -> Plan:
             f"a tile of {CHUNK} pixels needs {readable(costs.of(plans[0]))} of memory and "
             f"{readable(limit)} may be used; raise it with --memory, or use a smaller model"
         )
-    return min(fitting, key=lambda plan: plan.extra_work)
+    return min(fitting, key=lambda plan: -(-len(plan) // workers) * prod(plan.read_shape))
 
 
-def memory_limit(memory: str | None) -> int:
-    """The bytes that a run may take: as told (such as `8GB`), or half of what is free.
+def memory_limit(memory: str | None, workers: int = 1) -> int:
+    """The bytes that each worker may take: as told (such as `8GB`), or its part of what is free.
 
     Raises:
         ValueError: the text is no size.
     """
     if memory is None:
-        return int(psutil.virtual_memory().available * _CAREFUL_SHARE)
+        return int(psutil.virtual_memory().available * _CAREFUL_SHARE / workers)
     try:
         size = int(parse_bytes(memory))
     except ValueError:

@@ -4,14 +4,15 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from segpipe.models.engine import Precision
 from segpipe.pipeline.execution import embedded
 from segpipe.workflows.catalogue import find_or_build
-from segpipe.workflows.plan import THREADS, prepare
+from segpipe.workflows.memory import THREADS
+from segpipe.workflows.plan import prepare
 from segpipe.workflows.reading.inputs import Reading
 from segpipe.workflows.resident import Resident
 from segpipe.workflows.run import run
@@ -105,12 +106,14 @@ def bench(
             model=found,
             output=output,
             bands=bands,
-            tile=ready.plan.side,
+            tile=tile,
+            memory=memory,
             device=device,
             precision=precision,
         )
+    cut = replace(ready.plan, side=report.tile)
     predictor = Resident(ready.model).predictor(ready.use(), report.engine)
-    one = predictor.forward_seconds(*ready.plan.read_shape)
+    one = predictor.forward_seconds(*cut.read_shape)
     return Benchmark(
         scene=Path(scene),
         model=found.card.name,
@@ -119,7 +122,7 @@ def bench(
         tile=report.tile,
         device=report.engine.device,
         precision=report.engine.precision,
-        extra_work=ready.plan.extra_work,
+        extra_work=cut.extra_work,
         end_to_end=report.seconds.total,
         forward=one * report.tiles,
         read=report.seconds.read,

@@ -4,20 +4,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import numpy as np
-
-from segpipe.models.blend import Blended, TiledNetwork
+from segpipe.models.blend import TiledNetwork
 from segpipe.models.card import ModelCard
 from segpipe.models.certainty import gives_shares
-from segpipe.models.converted import SlidingWindow
-from segpipe.models.engine import Precision
+from segpipe.models.engine import Engine, Precision
 from segpipe.models.footprint import Footprint
 from segpipe.models.package import SegmentationModel
-from segpipe.models.predictor import choose_engine
+from segpipe.models.workspace import Workspace
 from segpipe.pipeline import budget
 from segpipe.pipeline.errors import InputRefusedError, StorageError
 from segpipe.pipeline.fingerprint import Fields
 from segpipe.pipeline.grid import Grid
+from segpipe.pipeline.maps.layer import CLASSES
 from segpipe.pipeline.maps.legend import Legend, LegendEntry
 from segpipe.pipeline.plan import CHUNK, Margin, Plan
 from segpipe.pipeline.scenes.location import Place, is_remote, place_of
@@ -28,21 +26,12 @@ from segpipe.pipeline.staging import begun
 from segpipe.pipeline.vectors.aoi import Selection, open_aoi
 from segpipe.workflows.catalogue import Model, find
 from segpipe.workflows.errors import OptionError
+from segpipe.workflows.memory import costs, workspace
 from segpipe.workflows.reading.inputs import Bands, Reading, Scenes, named, open_input
 from segpipe.workflows.reading.reflectance import in_stored_units
-from segpipe.workflows.resident import Method, Resident, Use
+from segpipe.workflows.resident import Method, Resident, Use, decide_engine
 from segpipe.workflows.results.certainty import UNTOLD, Certainty
 from segpipe.workflows.results.delivery import on_a_disk, output_address
-
-THREADS = 3
-"""Threads of an embedded worker: one reads, one predicts, one writes."""
-
-_PROCESS_BYTES = 700_000_000
-"""Python, torch, GDAL with its block cache, and Dask in one process."""
-
-_COPIES = 4.5
-"""Memory over live activations: kernels on a CPU hold copies in layouts of their own, and what is
-freed is kept. Measured in fp32: 1.6 (FCN-8s), 2.7 (U-Net), 3.2 (compact FCN), 4.2 (SegNet)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +43,16 @@ class Preparation:
     tiled: TiledNetwork
     selection: Selection
     output: Path
-    memory_bytes: int
     disk_bytes: int
     method: Method
-    certainty: Certainty = UNTOLD
+    certainty: Certainty
+    tile: str | int
+    memory: str | None
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """Names of what is asked of the network."""
+        return CLASSES, *(layer.name for layer, _ in self.certainty.layers(self.model.card))
 
     @property
     def plan(self) -> Plan:
@@ -80,6 +75,30 @@ class Preparation:
             shares = gives_shares(self.tiled.network, len(self.card.bands), self.tiled.stride)
         model = self.model
         return Use(model.digest, self.card, model.footprint, self.method, shares)
+
+    def costs(self, engine: Engine, found: Workspace) -> budget.Costs:
+        """What a worker takes that computes so."""
+        bands = sum(layer.count for layer, _ in self.certainty.layers(self.model.card))
+        return costs(self.model, self.scene, self.plan, engine, found, bands)
+
+    def fitted(self, costs: budget.Costs, workers: int = 1) -> "Preparation":
+        """The same run in tiles that suit the memory, unless their side was asked for.
+
+        Raises:
+            InputRefusedError: the tiles don't fit into the memory.
+        """
+        limit = budget.memory_limit(self.memory, workers)
+        if self.tile == "auto":
+            cut = budget.choose_plan(self.plan, costs, limit, workers)
+            return replace(self, selection=Selection.of(cut, self.selection.aoi))
+        need = costs.of(self.plan)
+        if self.memory is not None and need > limit:
+            raise InputRefusedError(
+                f"tiles of {self.tile} need {budget.readable(need)} of memory and --memory allows "
+                f"{budget.readable(limit)}; leave out --tile or lower it, and add --new-run if a "
+                "run was begun with it"
+            )
+        return self
 
     @property
     def legend(self) -> Legend:
@@ -110,6 +129,7 @@ class PlanReport:
     read: tuple[int, int]
     margin: Margin
     extra_work: float
+    precision: Precision
     memory_bytes: int
     disk_bytes: int
     seconds: float
@@ -126,6 +146,7 @@ class PlanReport:
             "read": list(self.read),
             "margin": [margin.top, margin.left, margin.bottom, margin.right],
             "extra_work": self.extra_work,
+            "precision": self.precision,
             "memory_bytes": self.memory_bytes,
             "disk_bytes": self.disk_bytes,
             "seconds": self.seconds,
@@ -157,7 +178,8 @@ def plan(
 ) -> PlanReport:
     """What `run` with the same options would do; writes nothing.
 
-    The time is that of a small window on this machine, scaled to the scene.
+    Precision and tiles are chosen as `run` does, on samples of the scene. The time is that of a
+    small window on this machine, scaled to the scene.
 
     Raises:
         PipelineError, ModelError, DeviceError: what `run` would refuse.
@@ -175,15 +197,22 @@ def plan(
         memory=memory,
         aoi=aoi,
     )
+    resident, use = Resident(ready.model), ready.use()
+    chosen = decide_engine(ready.scene, ready.plan, device, precision, engine, use, resident)
+    taken = ready.costs(chosen, workspace(chosen, use, ready.scene.dtype, ready.wanted, resident))
+    ready = ready.fitted(taken)
+    side = -(-CHUNK // ready.tiled.stride) * ready.tiled.stride
+    seconds = resident.predictor(use, chosen).forward_seconds(side, side) / side**2
     return PlanReport(
         tiles=len(ready.selection),
         tile=ready.plan.side,
         read=ready.plan.read_shape,
         margin=ready.plan.margin,
         extra_work=ready.selection.extra_work,
-        memory_bytes=ready.memory_bytes,
+        precision=chosen.precision,
+        memory_bytes=taken.of(ready.plan),
         disk_bytes=ready.disk_bytes,
-        seconds=_expected_seconds(ready, device, precision, engine),
+        seconds=seconds * ready.selection.extra_work * ready.selection.pixels,
         footprint=ready.model.footprint,
         output=sent or ready.output,
         warnings=ready.warnings,
@@ -201,12 +230,15 @@ def prepare(
     method: Method = "one-pass",
     aoi: str | Path | None = None,
     certainty: Certainty = UNTOLD,
+    new_run: bool = False,
 ) -> Preparation:
     """A run, prepared as far as it goes without a worker; refuses whatever can be refused.
 
+    Tiles that are to be chosen are the smallest ones, until the engine is known: see `fitted`.
+
     Raises:
-        InputRefusedError: the scene, its bands or the memory don't fit the model, or the area of
-            interest doesn't fit the scene.
+        InputRefusedError: the scene or its bands don't fit the model, or the area of interest
+            doesn't fit the scene.
         ModelError: the model is refused.
         StorageError: the output can't be written, or its disk is too small.
         OptionError: an option makes no sense.
@@ -216,24 +248,21 @@ def prepare(
     source = open_input(scene, reading, card)
     _require_method(method)
     tiled = Use(found.digest, card, found.footprint, method).tiled(found.network)
-    layers = tuple(certainty.layers(card))
-    costs = _costs(found, tiled, source)
-    costs = replace(costs, held=costs.held + sum(layer.count for layer, _ in layers))
     path = _output(scene, output)
     certainty.refuse_places(Path(scene), path)
     before = begun(path)
-    cut = _cut(source.grid, tiled, costs, _resumed(tile, before), memory)
+    side = tile if new_run else _resumed(tile, before)
+    cut = _cut(source.grid, tiled, side, memory)
     selection = Selection.of(cut, None if aoi is None else open_aoi(aoi, source.grid))
     disk = budget.disk_bytes(cut, cog=path.suffix == ".tif")
+    layers = certainty.layers(card)
     disk += sum(budget.layer_bytes(cut, layer, cog=to.suffix == ".tif") for layer, to in layers)
     disk = int(disk * selection.share)
     if before is None:
         # A run that was begun has taken its part already; publishing asks for the rest.
         file = Path(source.path) if isinstance(source.source, RasterSource) else None
         budget.require_space(cut, file, source.bytes_per_pixel, path, disk)
-    return Preparation(
-        source, found, tiled, selection, path, costs.of(cut), disk, method, certainty
-    )
+    return Preparation(source, found, tiled, selection, path, disk, method, certainty, side, memory)
 
 
 def _require_method(method: str) -> None:
@@ -249,30 +278,18 @@ def _resumed(tile: str | int, before: Fields | None) -> str | int:
     return tile if before is None or tile != "auto" else int(before["options"]["tile"])
 
 
-def _cut(
-    grid: Grid, tiled: TiledNetwork, costs: budget.Costs, tile: str | int, memory: str | None
-) -> Plan:
-    """The plan for tiles of this side, or of the one that suits the memory.
+def _cut(grid: Grid, tiled: TiledNetwork, tile: str | int, memory: str | None) -> Plan:
+    """The plan for tiles of this side; for `auto`, for the smallest ones.
 
     Raises:
-        InputRefusedError: the tiles don't fit into the memory.
         OptionError: the side or the memory makes no sense.
     """
     margin = Margin(tiled.top, tiled.left, tiled.bottom, tiled.right)
     try:
-        limit = budget.memory_limit(memory)
-        cut = Plan(grid, CHUNK if tile == "auto" else int(tile), tiled.stride, margin)
+        budget.memory_limit(memory)
+        return Plan(grid, CHUNK if tile == "auto" else int(tile), tiled.stride, margin)
     except ValueError as error:
         raise OptionError(str(error)) from error
-    if tile == "auto":
-        return budget.choose_plan(cut, costs, limit)
-    if memory is not None and costs.of(cut) > limit:
-        raise InputRefusedError(
-            f"tiles of {tile} need {budget.readable(costs.of(cut))} of memory and --memory allows "
-            f"{budget.readable(limit)}; leave out --tile or lower it, and add --new-run if a run "
-            "was begun with it"
-        )
-    return cut
 
 
 def _output(scene: str | Path, output: str | Path | None) -> Path:
@@ -298,46 +315,3 @@ def target(scene: str | Path, output: str | Path | None, staging: str | Path | N
     output = on_a_disk(output, staging)
     stem = (place_of(scene) if is_remote(scene) else Path(scene)).stem or Path.cwd().name
     return Path(f"{stem}.classes.tif" if output is None else output).absolute()
-
-
-def _costs(model: SegmentationModel, tiled: TiledNetwork, scene: Scene) -> budget.Costs:
-    bands, classes = len(model.card.bands), len(model.card.classes)
-    network = tiled.network
-    activations = _COPIES * model.activation_bytes
-    # The device holds a second copy of the weights, in its own precision and layout.
-    fixed = _PROCESS_BYTES + 2 * model.weight_bytes
-    if isinstance(network, Blended):
-        # Its windows come one by one; only the blended scores cover the tile.
-        fixed += int(activations * network.window**2)
-        activations = 8.0 * classes
-    if isinstance(network, SlidingWindow):
-        fixed += int(activations * network.pixels_at_once)
-        activations = 8.0 * classes
-    return budget.Costs(
-        fixed=fixed,
-        # Normalised bands and the mask stand beside the activations.
-        computed=activations + 8 * bands + 1,
-        held=scene.bytes_per_pixel + 2,
-        threads=THREADS,
-    )
-
-
-def _expected_seconds(
-    ready: Preparation, device: str, precision: Precision | Literal["auto"], engine: str
-) -> float:
-    side = -(-CHUNK // ready.tiled.stride) * ready.tiled.stride
-    pixels = np.ones((len(ready.scene.band_indexes), side, side), ready.scene.dtype)
-    valid = np.ones((side, side), np.bool_)
-    use = ready.use()
-    chosen = choose_engine(
-        ready.tiled.network,
-        use.card,
-        ready.tiled.stride,
-        pixels,
-        valid,
-        device=device,
-        precision=precision,
-        engine=engine,
-    )
-    seconds = Resident(ready.model).predictor(use, chosen).forward_seconds(side, side)
-    return seconds * ready.selection.extra_work * ready.selection.pixels / side**2

@@ -4,7 +4,6 @@ import os
 import socket
 import time as clock
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,6 @@ from segpipe.models.predictor import ENGINES
 from segpipe.pipeline.area import grid_area
 from segpipe.pipeline.driver import Driver
 from segpipe.pipeline.errors import FingerprintMismatchError, StorageError
-from segpipe.pipeline.execution import Runner, configured, embedded, existing
 from segpipe.pipeline.guarantees import require_folder
 from segpipe.pipeline.journal import Journal, noting_errors
 from segpipe.pipeline.mapping import peak_rss, this_process
@@ -28,11 +26,12 @@ from segpipe.pipeline.staging import discard, staged_beside, sweep_discarded
 from segpipe.pipeline.staging import staging as stage
 from segpipe.workflows.catalogue import Model, find
 from segpipe.workflows.errors import OptionError
-from segpipe.workflows.plan import THREADS, Preparation, prepare, target
+from segpipe.workflows.memory import THREADS, workspace
+from segpipe.workflows.plan import Preparation, prepare, target
 from segpipe.workflows.polygons import PolygonForm
 from segpipe.workflows.reading.inputs import Bands, Reading, Scenes, named
 from segpipe.workflows.reading.series import ALONE, Series, wanted
-from segpipe.workflows.resident import Method, Resident, decide_engine
+from segpipe.workflows.resident import Method, decide_engine
 from segpipe.workflows.results.again import Origin
 from segpipe.workflows.results.delivery import Delivery
 from segpipe.workflows.results.map_item import ItemTarget
@@ -40,6 +39,7 @@ from segpipe.workflows.results.products import Products
 from segpipe.workflows.results.report import ClassTotal, Report, Seconds
 from segpipe.workflows.stages import Progress, Run, Watcher, create_stores, fingerprint_of, run_id
 from segpipe.workflows.tiles import Limits, Work, check_canaries, unsealed, without_failed
+from segpipe.workflows.workers import workers_for
 
 
 def _unwatched(progress: Progress) -> None:
@@ -168,6 +168,14 @@ def run(
     if engine not in ENGINES:
         raise OptionError(f"the engines are {', '.join(ENGINES)}, got {engine}")
     found = find(model, trust_model)
+    alone = workers_for(
+        found,
+        threads=THREADS,
+        device=device,
+        scheduler=scheduler,
+        scheduler_file=scheduler_file,
+        workers=workers,
+    )
     delivery = Delivery.of(
         {
             "output": output,
@@ -197,6 +205,7 @@ def run(
             method=method,
             aoi=aoi,
             certainty=products.certainty,
+            new_run=new_run,
         )
         _refuse_target(ready)
         products.form.check(ready.plan.grid)
@@ -218,15 +227,21 @@ def run(
             scene=shown(str(scene)),
             output=ready.output,
             model=ready.model.card.name,
-            tiles=len(ready.selection),
-            tile=ready.plan.side,
         )
-        with _workers(ready, scheduler, scheduler_file, workers, name) as runner:
+        opened = series.workers.lent() if series.workers else alone
+        with opened as lent:
+            everyone = lent.of_run(name, series.rank)
+            runner = everyone.on(device)
             decide = partial(decide_engine, ready.scene, ready.plan, device, precision, engine, use)
             chosen = runner.call(decide)
+            runner = everyone.on(chosen.device)
+            meter = partial(workspace, chosen, use, ready.scene.dtype, ready.wanted)
+            ready = ready.fitted(ready.costs(chosen, runner.call(meter)), workers or 1)
             journal.note(
                 "cluster",
                 dashboard=runner.dashboard,
+                tiles=len(ready.selection),
+                tile=ready.plan.side,
                 device=chosen.device,
                 engine=chosen.name,
                 precision=chosen.precision,
@@ -257,11 +272,11 @@ def run(
                     seam = begun.check_seam()
                 else:
                     begun = replace(begun, failed=staged.failures())
+                    seam = begun.noted_seam()
                 counts = total(begun.receipts(), ready.legend.values)
                 mapped = perf_counter()
                 journal.note("publishing", output=ready.output)
                 begun.publish(counts, style=style, overwrite=overwrite)
-                    seam = begun.noted_seam()
                 end = perf_counter()
                 made = Report(
                     output=ready.output,
@@ -394,28 +409,3 @@ def _refuse_existing(output: Path, overwrite: bool) -> None:
         raise FingerprintMismatchError(
             f"{output} exists; name another output with -o, or replace it with --overwrite"
         )
-
-
-def unnamed_scheduler(
-    scheduler: str | None, scheduler_file: str | None, workers: int | None
-) -> str | None:
-    """The scheduler's address in Dask's configuration, where no option says who does the work."""
-    return None if scheduler or scheduler_file or workers else configured()
-
-
-def _workers(
-    ready: Preparation,
-    scheduler: str | None,
-    scheduler_file: str | None,
-    workers: int | None,
-    run: str,
-) -> AbstractContextManager[Runner[Resident]]:
-    if scheduler and scheduler_file:
-        raise OptionError("--scheduler and --scheduler-file name two clusters; leave one out")
-    if workers is not None and workers < 1:
-        raise OptionError(f"workers are 1 or more, got {workers}")
-    resident = Resident(ready.model)
-    scheduler = scheduler or unnamed_scheduler(scheduler, scheduler_file, workers)
-    if scheduler or scheduler_file:
-        return existing(resident, scheduler=scheduler, scheduler_file=scheduler_file, run=run)
-    return embedded(resident, workers=workers or 1, threads=THREADS, run=run)
