@@ -54,6 +54,8 @@ def publish_zarr(
     if staged.exists() and layer.legend:
         LabelStore(staged, layer.name).write_legend(layer.legend, counts)
     _publish(staged, output, _style(output, layer, style, overwrite), overwrite)
+    # A worker of a driver that died may have been at a chunk that another has written meanwhile.
+    storage.sweep(output)
 
 
 def put_back(folder: Path) -> None:

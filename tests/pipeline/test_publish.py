@@ -1,5 +1,6 @@
 """Whatever stops a publication, nothing half-made is seen, and the next call ends it."""
 
+import contextlib
 import errno
 import shutil
 from collections.abc import Callable, Iterator
@@ -211,3 +212,27 @@ def test_a_published_store_has_counts(stages: dict[Publish, Path], tmp_path: Pat
     publish_store(tmp_path, True, False)
     text = (tmp_path / "map.zarr" / "classes" / ".zarray.aux.xml").read_text("utf-8")
     assert f"<F>{COUNTS[5]}</F>" in text
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_what_a_late_worker_was_writing_is_not_published(
+    stages: dict[Publish, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: bool
+) -> None:
+    shutil.copytree(stages[publish_store], tmp_path, dirs_exist_ok=True)
+    output = tmp_path / "map.zarr"
+    late = output / "classes" / ".0.0123.part"
+
+    def step(action: str, path: Path) -> None:
+        if action == "rename" and path == output:
+            (tmp_path / ".run" / "map.zarr" / "classes" / late.name).touch()
+        elif killed and late.exists():
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "step", step)
+        with pytest.raises(Killed) if killed else contextlib.nullcontext():
+            publish_store(tmp_path, True, True)
+    if killed:
+        assert late.exists()
+        publish_store(tmp_path, True, True)
+    assert not late.exists()
