@@ -86,7 +86,8 @@ def quick_runs() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "find", lambda *_, **__: model)
         patch.setattr(run, "decide_engine", lambda *_, **__: Engine())
-        patch.setattr(run, "_workers", alone)
+        for opening in ("_workers", "workers_for"):
+            patch.setattr(run, opening, alone, raising=False)
         patch.setattr(resident.Resident, "predictor", lambda *_, **__: Table())
         patch.setattr(plan, "gives_shares", lambda *_: False)
         patch.setattr(page_sections, "measured", lambda *_: Html(""))
