@@ -139,7 +139,8 @@ def _look(trial: Path, token: str) -> Sight:
         return Sight(process)
     try:
         storage.write(trial / answer, token.encode())
-        with storage.reported("lock", trial), (trial / "lock").open("rb") as file:
+        # NFS makes a byte-range lock of it, which takes a file that is open for writing.
+        with storage.reported("lock", trial), (trial / "lock").open("r+b") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
