@@ -96,6 +96,14 @@ def find_device(wanted: str) -> str:
     return name
 
 
+def visible_gpus() -> tuple[str, ...]:
+    """The CUDA devices of this machine, as CUDA_VISIBLE_DEVICES names them."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    names = [name.strip() for name in named.split(",") if name.strip()]
+    return tuple((names or [str(index) for index in range(count)])[:count])
+
+
 def is_native(precision: Precision, device: str) -> bool:
     """Whether the device computes in this precision itself, and so faster than in fp32."""
     if precision == "fp32":

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +24,7 @@ if TYPE_CHECKING:  # --help needn't wait for torch
     from segpipe.workflows.reading.scenes import Assignment, Outcome
     from segpipe.workflows.reading.series import Series
     from segpipe.workflows.results.report import Report
+    from segpipe.workflows.stages import Progress
 
 
 _RESUMABLE = {6, 7, 8, 9, 10, 75}
@@ -47,6 +51,9 @@ _SECTIONS = {
 
 _AT_ONCE = 1e-3
 """Seconds that are too few for anything."""
+
+_WHO = ("device", "scheduler", "scheduler_file", "workers")
+"""Options that say who computes."""
 
 _ONE_FILE = ("probabilities", "confidence", "report", "polygons")
 """Options that name one file, which several scenes can't share."""
@@ -130,11 +137,18 @@ def run(
     segpipe run scene.tif -o s3://bucket/map.tif --staging /shared
     """  # noqa: D301
     from segpipe.workflows.plan import target
-    from segpipe.workflows.reading.scenes import attempt, batch, outputs, to_dict, together
+    from segpipe.workflows.reading.scenes import (
+        attempt,
+        attempts,
+        batch,
+        outputs,
+        to_dict,
+        together,
+    )
     from segpipe.workflows.reading.series import ALONE
     from segpipe.workflows.run import run as run_scene
-    from segpipe.workflows.run import unnamed_scheduler
     from segpipe.workflows.terminal.progress import ProgressPrinter
+    from segpipe.workflows.workers import unnamed_scheduler
 
     start, stop_after = time.monotonic(), arguments["stop_after"]
     of_files = isinstance(arguments["bands"], dict)
@@ -151,15 +165,23 @@ def run(
             )
         )
     arguments["zarr_format"] = int(arguments["zarr_format"])
+    context = click.get_current_context()
     series = ALONE if chosen.single else _series(arguments)
+    staging = arguments["staging"]
+    outcomes: list[Outcome] = []
 
-    def map_scene(scene: str, output: str | Path | None) -> Report:
+    def watch_for(rank: int) -> Callable[[Progress], None]:
+        printer = ProgressPrinter()
+        # Of the scenes that are on their way the first one is shown.
+        return lambda progress: printer(progress) if rank == len(outcomes) else None
+
+    def map_scene(rank: int, scene: str, output: str | Path | None) -> Report:
         # A bar would break the lines of a journal on standard error.
         silent = quiet or as_json or log == "-"
-        watch: dict[str, Any] = {} if silent else {"watch": ProgressPrinter()}
+        watch: dict[str, Any] = {} if silent else {"watch": watch_for(rank)}
         # Where an interrupt looks for it.
-        click.get_current_context().obj = journal = Journal(log)
-        own: dict[str, Any] = {"series": series, "log": journal}
+        context.obj = journal = Journal(log)
+        own: dict[str, Any] = {"series": replace(series, rank=rank), "log": journal}
         if stop_after is not None:
             # The time is that of the command, however many scenes it has.
             own["stop_after"] = max(stop_after - (time.monotonic() - start), _AT_ONCE)
@@ -168,16 +190,21 @@ def run(
         named = (scene, *chosen.others) if chosen.others else scene
         return run_scene(named, output=output, **{**arguments, **own, **watch})
 
-    outcomes = []
-    for task in chosen.assignments:
-        outcomes.append(attempt(task, map_scene))
-        staging = arguments["staging"]
-        _tell(task, outcomes[-1], staging, alone=chosen.single, in_words=not as_json)
+    if chosen.single:
+        (task,) = chosen.assignments
+        outcomes.append(attempt(task, partial(map_scene, 0)))
+        _tell(task, outcomes[0], staging, alone=True, in_words=not as_json)
+    else:
+        with series.workers or nullcontext():
+            told = attempts(chosen.assignments, map_scene)
+            for task, outcome in zip(chosen.assignments, told, strict=True):
+                _tell(task, outcome, staging, alone=False, in_words=not as_json)
+                outcomes.append(outcome)
     series.gather(outputs(outcomes))
     if as_json:
         print_json(outcomes[0].to_dict() if chosen.single else to_dict(outcomes))
     if not chosen.single:
-        _conclude(outcomes)
+        _conclude(outcomes, in_words=not as_json)
     _require_whole(outcomes)
 
 
@@ -185,10 +212,15 @@ def _series(arguments: dict[str, Any]) -> Series:
     """What several scenes share; the model is loaded once for all of them."""
     from segpipe.workflows.catalogue import find
     from segpipe.workflows.reading.series import Series
+    from segpipe.workflows.workers import SharedWorkers, workers_for
 
     _refuse_one_file(arguments)
-    arguments["model"] = find(arguments["model"], arguments["trust_model"])
-    return Series.of(arguments["stac"], overwrite=arguments["overwrite"])
+    arguments["model"] = model = find(arguments["model"], arguments["trust_model"])
+    # Measured before there are threads: torch traces one network at a time.
+    _ = model.footprint, model.activation_bytes
+    asked: dict[str, Any] = {name: arguments[name] for name in _WHO}
+    series = Series.of(arguments["stac"], overwrite=arguments["overwrite"])
+    return replace(series, workers=SharedWorkers(partial(workers_for, model, **asked)))
 
 
 def _tell(
@@ -234,10 +266,18 @@ def _refuse_one_file(arguments: dict[str, Any]) -> None:
             )
 
 
-def _conclude(outcomes: Sequence[Outcome]) -> None:
+def _conclude(outcomes: Sequence[Outcome], *, in_words: bool) -> None:
     """Says what became of each scene; ends with the exit code of the first that failed."""
-    from segpipe.workflows.reading.scenes import Failure, summary
+    from segpipe.workflows.reading.scenes import Failure, entry, summary
 
+    if in_words:
+        rows: list[texts.Row] = [("scene", "pixels", "seconds", "result")]
+        for told in map(entry, outcomes):
+            pixels = "" if told.pixels is None else f"{told.pixels:,}"
+            seconds = "" if told.seconds is None else f"{told.seconds:.1f}"
+            result = f"failed ({told.exit_code})" if told.state == "failed" else told.state
+            rows.append((told.scene, pixels, seconds, result))
+        click.echo(f"\n{texts.table(rows)}")
     for outcome in outcomes:
         click.echo(f"segpipe: {summary(outcome)}", err=True)
     errors = [outcome.error for outcome in outcomes if isinstance(outcome, Failure)]

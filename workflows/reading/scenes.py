@@ -2,11 +2,17 @@
 
 import glob
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from segpipe.pipeline.errors import InputRefusedError, PipelineError
+from segpipe.pipeline.errors import (
+    ClusterError,
+    InputRefusedError,
+    PipelineError,
+    StoppedError,
+)
 from segpipe.pipeline.scenes.band_files import is_one_scene
 from segpipe.pipeline.scenes.location import shown
 from segpipe.pipeline.scenes.raster import sniff
@@ -14,6 +20,8 @@ from segpipe.pipeline.scenes.scene import open_scene
 from segpipe.pipeline.scenes.zarr_scene import is_zarr
 from segpipe.workflows.errors import OptionError
 from segpipe.workflows.plan import target
+from segpipe.workflows.queue import in_turn
+from segpipe.workflows.reading.ledger import Entry, note
 from segpipe.workflows.reading.series import AlreadyMappedError
 from segpipe.workflows.results.report import Report
 
@@ -132,6 +140,49 @@ def attempt(task: Assignment, run: Callable[[str, str | Path | None], Report]) -
         return Failure(task.scene, error)
 
 
+def attempts(
+    tasks: Sequence[Assignment], run: Callable[[int, str, str | Path | None], Report]
+) -> Iterator[Outcome]:
+    """What `run` reports of each scene and its number, in their order; a few are on their way.
+
+    The ledger beside the maps is told of each as it happens. Where there is nobody left to compute,
+    or no time, the scenes that weren't begun fail for the same reason.
+    """
+    reasons: list[PipelineError] = []
+    note(Entry(task.scene, str(target(task.scene, task.output)), "pending") for task in tasks)
+
+    def work(number: int, task: Assignment) -> Outcome:
+        if reasons:
+            return Failure(task.scene, reasons[0])
+        output = str(target(task.scene, task.output))
+        note([Entry(task.scene, output, "running")])
+        outcome = attempt(task, partial(run, number))
+        if isinstance(outcome, Failure) and isinstance(outcome.error, ClusterError | StoppedError):
+            reasons.append(outcome.error)
+        note([replace(entry(outcome), scene=task.scene, output=output)])
+        return outcome
+
+    return in_turn(work, tasks)
+
+
+def entry(outcome: Outcome) -> Entry:
+    """What the ledger tells of a scene that is over."""
+    if isinstance(outcome, Failure):
+        error = outcome.error
+        return Entry(
+            shown(outcome.scene), "", "failed", exit_code=error.exit_code, error=str(error)
+        )
+    told = outcome.to_dict()
+    return Entry(
+        shown(str(told["scene"])),
+        str(told["output"]),
+        "mapped",
+        pixels=told["pixels"],
+        seconds=told["seconds"]["total"],
+        exit_code=0,
+    )
+
+
 def to_dict(outcomes: Iterable[Outcome]) -> dict[str, Any]:
     """Many scenes as `segpipe run --json` prints them."""
     done = list(outcomes)
@@ -139,6 +190,7 @@ def to_dict(outcomes: Iterable[Outcome]) -> dict[str, Any]:
         "runs": [outcome.to_dict() for outcome in done if isinstance(outcome, Report)],
         "already_mapped": [outcome.to_dict() for outcome in done if isinstance(outcome, Finished)],
         "failed": [outcome.to_dict() for outcome in done if isinstance(outcome, Failure)],
+        "scenes": [entry(outcome).to_dict() for outcome in done],
     }
 
 

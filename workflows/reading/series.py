@@ -25,6 +25,7 @@ from segpipe.workflows.results.map_collection import collection_target, write_co
 from segpipe.workflows.results.map_item import Membership
 from segpipe.workflows.results.report import Report
 from segpipe.workflows.stages import asked_of
+from segpipe.workflows.workers import SharedWorkers
 
 _FOLDER = ".segpipe-batch"
 
@@ -48,10 +49,14 @@ class Series:
     Attributes:
         member: the collection of their STAC items, if there is one.
         remembers: whether finished maps are noted, and told when the command is typed again.
+        workers: those of all scenes, if they share some.
+        rank: which scene this is: tiles of lower rank come first.
     """
 
     member: Membership | None = None
     remembers: bool = True
+    workers: SharedWorkers | None = None
+    rank: int = 0
 
     @classmethod
     def of(cls, stac: str | Path | None, *, overwrite: bool) -> "Series":
