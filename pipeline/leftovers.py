@@ -20,7 +20,7 @@ _ABANDONED = 3600.0
 """Seconds after which nobody goes on writing a file: each is written at once."""
 
 _OWN = re.compile(
-    r"lock|run\.json|driver\.json|pulse\.json|receipts|failed|claims|scratch|sealed|trial|verified(-.+)?"
+    r"lock|[a-z]+\.json|receipts|failed|claims|scratch|sealed|trial|verified(-.+)?"
     r"|.+\.zarr(\.replaced)?|checkpoint\.safetensors|\..+\.part"
 )
 """What is in a staging folder."""

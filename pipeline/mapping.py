@@ -1,6 +1,5 @@
 """What a worker does with a tile: read, predict, write, and prove it."""
 
-import hashlib
 import os
 import resource
 import socket
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segpipe.pipeline.area import row_areas
-from segpipe.pipeline.maps.label_store import LabelStore
+from segpipe.pipeline.maps.label_store import LabelStore, joint_digest
 from segpipe.pipeline.maps.layer import CLASSES, CONFIDENCE, MEASURES, PROBABILITIES, STEPS, Layer
 from segpipe.pipeline.plan import CHUNK, Plan, Tile
 from segpipe.pipeline.predictor import Predictor
@@ -85,7 +84,7 @@ def map_tile(job: Job, piece: Piece, predictor: Predictor) -> Receipt:
     after_predict = time.perf_counter()
     for store in job.stores:
         store.write(tile.core, found[store.array])
-    stored, sha256 = _digest(job, tile)
+    stored, sha256 = joint_digest(job.stores, tile.core)
     receipt = Receipt(
         tile.row,
         tile.column,
@@ -179,7 +178,8 @@ def is_stored(job: Job, tile: Tile) -> Receipt | None:
     receipt = job.staging.receipt(tile.row, tile.column)
     if receipt is None or (job.counted and receipt.confidence is None):
         return None
-    return receipt if _digest(job, tile) == (receipt.stored, receipt.sha256) else None
+    stored = joint_digest(job.stores, tile.core)
+    return receipt if stored == (receipt.stored, receipt.sha256) else None
 
 
 def this_process() -> str:
@@ -191,14 +191,6 @@ def peak_rss() -> int:
     """The most memory that this process has ever held, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _digest(job: Job, tile: Tile) -> tuple[int, str]:
-    """How many bytes the tile takes in all stores, and a hash over them."""
-    sizes, hashes = zip(*(store.digest(tile.core) for store in job.stores), strict=True)
-    if len(hashes) == 1:
-        return sizes[0], hashes[0]
-    return sum(sizes), hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def _greatest(found: Mapping[str, Labels]) -> Labels:

@@ -11,7 +11,7 @@ import itertools
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from segpipe.pipeline.errors import StorageError
@@ -58,6 +58,22 @@ def write(path: Path, data: bytes) -> None:
     """Puts `data` under `path`, whole or not at all, whatever stood there before."""
     _put(path, data)
     sync(path.parent)
+
+
+def write_parts(path: Path, parts: Iterable[bytes]) -> None:
+    """Puts a file under `path`, whole or not at all, of which no more than a part is in memory."""
+    _put_parts(path, parts)
+    sync(path.parent)
+
+
+def patch(path: Path, offset: int, data: bytes) -> None:
+    """Replaces bytes in a file that is still on its way."""
+    with reported("write", path):
+        step("write", path)
+        with path.open("r+b") as file:
+            file.seek(offset)
+            file.write(data)
+    sync(path)
 
 
 def write_all(files: Mapping[Path, bytes | None], within: Path) -> None:
@@ -198,12 +214,18 @@ def require_free(folder: Path, size: float) -> None:
 
 def _put(path: Path, data: bytes) -> None:
     """Writes, but for the sync of the folder."""
+    _put_parts(path, (data,))
+
+
+def _put_parts(path: Path, parts: Iterable[bytes]) -> None:
+    """Writes, but for the sync of the folder."""
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_PARTIAL}")
     with reported("write", path):
         try:
             step("write", partial)
             with partial.open("xb") as file:
-                file.write(data)
+                for part in parts:
+                    file.write(part)
                 file.flush()
                 step("sync", partial)
                 os.fsync(file.fileno())

@@ -20,6 +20,7 @@ from segpipe.pipeline.errors import (
     VerificationError,
 )
 from segpipe.pipeline.grid import Grid
+from segpipe.pipeline.maps.checksums import list_checksums
 from segpipe.pipeline.maps.cog import write_cog
 from segpipe.pipeline.maps.label_store import STORE_MARKS, LabelStore, ZarrFormat, create
 from segpipe.pipeline.maps.layer import class_layer
@@ -163,6 +164,7 @@ def _write(
         )
     else:
         write_pyramid(store, grid, layer, folder, cache_bytes=_CACHE_BYTES)
+        list_checksums(store.path, store.array)
     publish(staged, place, layer, counts, style=style, overwrite=overwrite)
     return counts
 

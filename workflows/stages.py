@@ -20,6 +20,7 @@ from segpipe.pipeline.failure import Failure, told
 from segpipe.pipeline.fingerprint import Fields, digest
 from segpipe.pipeline.journal import Journal
 from segpipe.pipeline.mapping import Job
+from segpipe.pipeline.maps.checksums import list_checksums
 from segpipe.pipeline.maps.cog import write_cog
 from segpipe.pipeline.maps.label_store import LabelStore, create
 from segpipe.pipeline.maps.layer import CLASSES, Layer, class_layer
@@ -248,6 +249,7 @@ class Run:
             )
         else:
             write_pyramid(store, grid, layer, scratch, cache_bytes=_CACHE_BYTES)
+            list_checksums(store.path, store.array)
 
 
 def fingerprint_of(ready: Preparation, engine: Engine, zarr_format: int) -> Fields:

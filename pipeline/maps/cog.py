@@ -23,6 +23,7 @@ from rasterio.transform import Affine
 from segpipe.pipeline import storage
 from segpipe.pipeline.errors import StorageError, VerificationError
 from segpipe.pipeline.grid import Grid
+from segpipe.pipeline.maps.checksums import BLANK, BLOCKS, HASH, BlockSums, put_checksum
 from segpipe.pipeline.maps.label_store import LabelStore
 from segpipe.pipeline.maps.layer import Layer
 from segpipe.pipeline.maps.legend import Legend
@@ -71,7 +72,7 @@ def write_cog(
         scratch: a folder for a file of about the size of the store, which is removed.
         counts: pixels of each class, which must be what the store holds; None where the layer
             has no classes.
-        tags: what the file says of its origin.
+        tags: what the file says of its origin; with them it holds its checksum.
         cache_bytes: how much memory GDAL may use for blocks.
 
     Raises:
@@ -87,6 +88,8 @@ def write_cog(
             _write_plain(store, grid, layer, plain, tags)
             storage.step("write", partial)
             rasterio.shutil.copy(plain, partial, driver="COG", **_COG, **_coding(layer))
+            if tags:
+                put_checksum(partial)
             found = _compared(store, grid, partial)
             if layer.legend and counts is not None:
                 _verify(found, grid, layer.legend, partial, counts)
@@ -134,9 +137,13 @@ def _write_plain(
             file.scales, file.offsets = (layer.scale,) * layer.count, (0.0,) * layer.count
         software = f"segpipe {version('segpipe')}"
         file.update_tags(**{"TIFFTAG_SOFTWARE": software, "AREA_OR_POINT": "Area", **tags})
+        sums = BlockSums(_BLOCK)
         for window in _windows(grid, layer.count):
             pixels = store.read(window)
             file.write(pixels if pixels.ndim == 3 else pixels[None], window=_rasterio(window))
+            sums.add(window, pixels)
+        if tags:
+            file.update_tags(**{BLOCKS: str(sums), HASH: BLANK})
 
 
 def _compared(store: LabelStore, grid: Grid, path: Path) -> NDArray[np.int64]:

@@ -6,7 +6,7 @@ disk whole, so a store never holds half a chunk.
 
 import hashlib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -112,6 +112,19 @@ class LabelStore:
         """
         return tuple(self.path / key for key in self._keys(window))
 
+    def window_of(self, name: str) -> Window | None:
+        """The pixels that a file holds, by its name in the store; None for what holds none."""
+        prefix = f"{self.array}/" if self.zarr_format == 2 else f"{self.array}/c/"
+        places = name.removeprefix(prefix).split("/")[-2:]
+        if not name.startswith(prefix) or not all(place.isdecimal() for place in places):
+            return None
+        row, column = map(int, places)
+        unit, (height, width) = self.unit, self.shape
+        top, left = row * unit, column * unit
+        if top >= height or left >= width:
+            return None
+        return Window(top, left, min(unit, height - top), min(unit, width - left))
+
     def digest(self, window: Window) -> tuple[int, str]:
         """How many bytes the files of `window` hold, and the sha256 over which there are and them.
 
@@ -202,6 +215,14 @@ class LabelStore:
         array = zarr.open_array(MemoryStore(held), path=self.array, mode="r+")
         array[(..., *window.slices)] = labels
         return held
+
+
+def joint_digest(stores: Sequence[LabelStore], window: Window) -> tuple[int, str]:
+    """How many bytes the files of `window` hold in all stores, and a hash over them."""
+    sizes, hashes = zip(*(store.digest(window) for store in stores), strict=True)
+    if len(hashes) == 1:
+        return sizes[0], hashes[0]
+    return sum(sizes), hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def create(

@@ -6,6 +6,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from segpipe.pipeline.errors import InputRefusedError
+from segpipe.pipeline.maps.checksums import BLOCKS, HASH
 from segpipe.pipeline.maps.class_names import side_cars
 from segpipe.pipeline.maps.legend import Legend, LegendEntry
 from segpipe.pipeline.scenes.location import Address, Place
@@ -56,7 +57,7 @@ def read_provenance(place: Place) -> dict[str, str]:
     return {
         name: value
         for name, value in told.items()
-        if name.startswith(_PROVENANCE) and isinstance(value, str)
+        if name.startswith(_PROVENANCE) and name not in (HASH, BLOCKS) and isinstance(value, str)
     }
 
 

@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from segpipe.pipeline.scenes.location import place_of
 from segpipe.workflows.terminal import options
 from segpipe.workflows.terminal.console import print_json
 
 if TYPE_CHECKING:  # --help needn't wait for torch
+    from segpipe.workflows.integrity import Integrity
     from segpipe.workflows.verify import Verification
 
 
 @click.command(short_help="Compute windows of SCENE again and compare them with its map.")
-@click.argument("scenes", metavar="SCENE...", nargs=-1, required=True)
+@click.argument("scenes", metavar="[SCENE]...", nargs=-1)
 @click.argument("output", type=options.DESTINATION)
 @options.model
 @options.trust
@@ -56,13 +58,34 @@ def verify(
 ) -> None:
     """Compute windows of SCENE again and compare them with the map OUTPUT.
 
-    Each window is computed whole, with twice the margin. Exits with 10 if a label differs.
-    """
+    Each window is computed whole, with twice the margin. Before that, all bytes of the map are
+    compared with what it says of itself; without a SCENE that is all. Of a run that isn't published
+    yet, every stored tile is compared with its receipt. Exits with 10 if anything differs.
+
+    \b
+    segpipe verify map.tif
+    segpipe verify scene.tif map.tif -m my-model --all
+    """  # noqa: D301
+    from segpipe.workflows.integrity import check
+
+    written = check(place_of(output))
+    if not scenes or not written.holds:
+        if written.checked:
+            print_json(written.to_dict()) if as_json else click.echo(_written_text(written))
+        written.require()
+        return
     from segpipe.workflows.verify import verify as verify_map
 
     found = verify_map(scenes, output, windows=None if everything else windows, **arguments)
     print_json(found.to_dict()) if as_json else click.echo(_text(found))
     found.require()
+
+
+def _written_text(found: Integrity) -> str:
+    """What was compared with what it was, and whether it is still so."""
+    what = {"file": "the bytes", "store": "the files"}.get(found.checked or "", "the stored tiles")
+    many = "" if found.tiles is None else f"{found.tiles:,} compared, "
+    return f"{many}{what} of {found.output} are {'' if found.holds else 'not '}as they were written"
 
 
 def _text(found: Verification) -> str:
