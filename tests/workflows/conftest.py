@@ -1,5 +1,6 @@
 """A network small enough for any test, and the command line as a user meets it."""
 
+import hashlib
 import logging
 import os
 import signal
@@ -151,6 +152,22 @@ def finish(process: subprocess.Popen[str], timeout: float = 120) -> Outcome:
     start = time.monotonic()
     out, err = process.communicate(timeout=timeout)
     return Outcome(process.returncode, out, err, time.monotonic() - start)
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """What a folder shows: the hash of every file that doesn't lie in something hidden there."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    named = {path.relative_to(folder).as_posix(): path for path in files}
+    return {
+        name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for name, path in named.items()
+        if not name.startswith(".")
+    }
+
+
+def hidden(folder: Path) -> list[str]:
+    """What a run may leave beside its output only as long as it isn't finished."""
+    return sorted(path.name for path in folder.glob(".*"))
 
 
 @pytest.fixture
