@@ -151,7 +151,12 @@ class Work:
         self._failed += 1
         self._tell()
         self._run.journal.note(
-            "failed", tile=list(failure.place), kind=failure.kind, reason=failure.reason
+            "failed",
+            "warning",
+            tile=list(failure.place),
+            kind=failure.kind,
+            attempts=attempts,
+            reason=failure.reason,
         )
         return None
 
@@ -237,4 +242,5 @@ def check_canaries(run: Run, limits: Limits) -> Canaries | None:
                 "--new-run"
             )
         pixels, differing = pixels + tile.core.pixels, differing + changed
+    run.journal.note("canaries", tiles=len(pieces), pixels=pixels, differing=differing)
     return Canaries(len(pieces), pixels, differing)
