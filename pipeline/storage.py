@@ -6,6 +6,7 @@ replace `step` to count the steps of a run, and to stop, kill or fail it before 
 
 import contextlib
 import errno
+import fnmatch
 import glob
 import itertools
 import os
@@ -177,9 +178,10 @@ def sweep(folder: Path) -> None:
     A folder that was made by a process that was killed before it could make sure of it is there
     after a loss of power too.
     """
-    for partial in folder.rglob(f".*{_PARTIAL}"):
-        _unlink(partial)
-    sync_folders(folder)
+    for inside, _, names in os.walk(folder):
+        for name in fnmatch.filter(names, f".*{_PARTIAL}"):
+            _unlink(Path(inside, name))
+        sync(Path(inside))
 
 
 def sweep_beside(path: Path) -> None:

@@ -102,7 +102,7 @@ def test_a_sweep_removes_partial_files_and_makes_sure_of_folders(
     (tmp_path / "a" / ".file.1.part").touch()
     (tmp_path / "a" / "file").touch()
     steps = watched(storage.sweep, tmp_path)
-    assert steps == [("remove", "PART"), ("sync", "."), ("sync", "a")]
+    assert steps == [("sync", "."), ("remove", "PART"), ("sync", "a")]
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["file"]
 
 

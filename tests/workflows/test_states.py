@@ -32,6 +32,9 @@ from tests.disks import Desk, Killed, Tree, half_made, stop, watched
 KINDS = ("cog", "zarr-2", "zarr-3")
 TILES = (256, 512)
 
+MANY = 500
+"""Examples of the slow test, over all kinds."""
+
 Choice = tuple[int, int]
 """Which scene is mapped, and in tiles of which side."""
 
@@ -42,9 +45,12 @@ _ORACLES: dict[tuple[str, Choice], Tree] = {}
 class States(RuleBasedStateMachine):
     """One output, and all that happens to it."""
 
-    @initialize(kind=st.sampled_from(KINDS))
-    def begin(self, kind: str) -> None:
+    kinds = KINDS
+
+    @initialize(data=st.data())
+    def begin(self, data: st.DataObject) -> None:
         """An empty folder."""
+        kind = data.draw(st.sampled_from(self.kinds))
         self.temporary = tempfile.TemporaryDirectory()
         self.kind = kind
         self.desk: Desk = disks.desks(Path(self.temporary.name))[kind]
@@ -240,5 +246,8 @@ def test_some_states() -> None:
 
 
 @pytest.mark.slow
-def test_many_states() -> None:
-    run_state_machine_as_test(States, settings=examples(500))
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize("kind", KINDS)
+def test_many_states(kind: str) -> None:
+    machine = type(f"States of {kind}", (States,), {"kinds": (kind,)})
+    run_state_machine_as_test(machine, settings=examples(MANY // len(KINDS) + 1))

@@ -12,7 +12,7 @@ from tests.disks import Desk, Tree, can_tear, go_on, half_made, killed, outputs
 FAULTS = ("SIGKILL", "torn", "ENOSPC", "EIO")
 KINDS = ("cog", "zarr-2", "layers", "products")
 
-SPARSE = 23
+SPARSE = 37
 """The quick test takes every so many steps."""
 
 
@@ -84,6 +84,7 @@ def test_every_so_many_steps(desk: Desk, fault: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("desk", KINDS, indirect=True)
 def test_every_step(desk: Desk, fault: str) -> None:
