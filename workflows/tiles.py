@@ -194,7 +194,7 @@ def without_failed(run: Run, limits: Limits) -> Run:
         return run
     if not limits.allow_failed or len(failures) == len(run.ready.selection):
         raise _refusal(run, failures)
-    run.journal.note("left out", tiles=[list(failure.place) for failure in failures])
+    run.journal.note("left out", "warning", tiles=[list(failure.place) for failure in failures])
     names = [store.array for store in run.job.stores]
     left = replace(run, staged=run.staged.seal(names), failed=failures)
     for store in left.job.stores:
