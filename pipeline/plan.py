@@ -151,9 +151,13 @@ class Plan:
 
     def tiles(self) -> Iterator[Tile]:
         """Every tile, row by row."""
-        for row in range(self.rows.count):
-            for column in range(self.columns.count):
-                yield self.tile(row, column)
+        rows, columns = self.rows, self.columns
+        # A million tiles share a thousand columns.
+        across = [(columns.core(column), columns.read(column)) for column in range(columns.count)]
+        for row in range(rows.count):
+            down = rows.core(row), rows.read(row)
+            for column, (core, read) in enumerate(across):
+                yield Tile(row, column, _window(down[0], core), _window(down[1], read))
 
     def tile(self, row: int, column: int) -> Tile:
         """The tile in this place."""
