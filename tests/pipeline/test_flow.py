@@ -1,5 +1,7 @@
 """One limit over all streams: never exceeded but by one task each, and nobody waits for room."""
 
+from functools import partial
+
 import hypothesis.strategies as st
 from hypothesis import given
 
@@ -30,7 +32,7 @@ def test_the_limit_holds_and_every_stream_has_one(
 def test_who_was_refused_is_woken_once_there_is_room() -> None:
     woken: list[str] = []
     flow = Flow()
-    first, second = (flow.stream(lambda name=name: woken.append(name)) for name in "ab")
+    first, second = (flow.stream(partial(woken.append, name)) for name in "ab")
     assert [first.take(2), first.take(2), second.take(2)] == [True, True, True]
     assert not second.take(2)
     first.give()
@@ -45,7 +47,7 @@ def test_who_was_refused_is_woken_once_there_is_room() -> None:
 def test_a_stream_that_ends_leaves_its_room() -> None:
     woken: list[str] = []
     flow = Flow()
-    first, second = (flow.stream(lambda name=name: woken.append(name)) for name in "ab")
+    first, second = (flow.stream(partial(woken.append, name)) for name in "ab")
     first.take(2)
     first.take(2)
     second.take(2)

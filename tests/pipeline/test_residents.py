@@ -58,6 +58,11 @@ async def look(dask_worker: Worker) -> None:
             await one.look()
 
 
+def connected(file: str | Path) -> Any:
+    client: Any = Client
+    return client(scheduler_file=str(file), set_as_default=False)
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The file of a scheduler with a worker that declares a GPU, and one that doesn't."""
@@ -67,7 +72,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         dask("worker", file, "--no-nanny", "--nthreads", "6", "--resources", "GPU=1"),
         dask("worker", file, "--no-nanny", "--nthreads", "2"),
     ]
-    with Client(scheduler_file=str(file), set_as_default=False) as client:
+    with connected(file) as client:
         client.wait_for_workers(2, timeout=60)
     yield file
     for process in (*workers, scheduler):
@@ -86,13 +91,13 @@ def test_a_process_unpacks_a_resident_once_and_lets_it_go(cluster: Path, tmp_pat
         assert sum(first.client.run(held).values()) == 2
         first.client.run(look)
         assert sum(first.client.run(held).values()) == 2, "somebody wants it still"
-    with Client(scheduler_file=file, set_as_default=False) as client:
+    with connected(file) as client:
         assert sum(client.run(held).values()) == 0
 
 
 def test_what_a_client_that_was_lost_left_is_let_go(cluster: Path, tmp_path: Path) -> None:
-    with Client(scheduler_file=str(cluster), set_as_default=False) as client:
-        lost = Client(scheduler_file=str(cluster), set_as_default=False)
+    with connected(cluster) as client:
+        lost = connected(cluster)
         parcel = lost.submit(lambda packed: packed, pickle.dumps(Weighty(tmp_path)), key="parcel-x")
         lost.register_plugin(_Residence("lost", "parcel-x"), name="lost")
         runner: Cluster[Weighty] = Cluster(lost, "lost")
@@ -108,7 +113,7 @@ def test_what_a_client_that_was_lost_left_is_let_go(cluster: Path, tmp_path: Pat
 def test_a_worker_that_nobody_gives_the_resident_says_so(
     cluster: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with Client(scheduler_file=str(cluster), set_as_default=False) as client:
+    with connected(cluster) as client:
         client.register_plugin(_Residence("nothing", "parcel-y"), name="nothing")
         client.run(lambda: __import__("dask").config.set({"distributed.comm.timeouts.tcp": "1s"}))
         runner: Cluster[int] = Cluster(client, "nothing")
