@@ -168,14 +168,17 @@ def run(
     if engine not in ENGINES:
         raise OptionError(f"the engines are {', '.join(ENGINES)}, got {engine}")
     found = find(model, trust_model)
-    alone = workers_for(
-        found,
-        threads=THREADS,
-        device=device,
-        scheduler=scheduler,
-        scheduler_file=scheduler_file,
-        workers=workers,
-    )
+    if series.workers:
+        opened = series.workers.lent()
+    else:
+        opened = workers_for(
+            found,
+            threads=THREADS,
+            device=device,
+            scheduler=scheduler,
+            scheduler_file=scheduler_file,
+            workers=workers,
+        )
     delivery = Delivery.of(
         {
             "output": output,
@@ -228,7 +231,6 @@ def run(
             output=ready.output,
             model=ready.model.card.name,
         )
-        opened = series.workers.lent() if series.workers else alone
         with opened as lent:
             everyone = lent.of_run(name, series.rank)
             runner = everyone.on(device)
