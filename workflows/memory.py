@@ -15,7 +15,7 @@ from segpipe.workflows.resident import Resident, Use, around
 THREADS = 3
 """Threads of an embedded worker: one reads, one predicts, one writes."""
 
-_PROCESS_BYTES = 900_000_000
+_PROCESS_BYTES = 1_000_000_000
 """Python, torch with its kernels, GDAL with its block cache, and Dask in one process."""
 
 _WEIGHTS = 3

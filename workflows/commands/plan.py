@@ -44,7 +44,10 @@ def _text(found: PlanReport) -> str:
                 f"right {margin.right}",
             ),
             ("extra work", f"{found.extra_work:.2f} pixels computed for each one that is mapped"),
-            ("memory", f"{readable(found.memory_bytes)} a worker"),
+            (
+                "memory",
+                f"{readable(found.memory_bytes)} a worker at most, computing in {found.precision}",
+            ),
             ("disk", f"{readable(found.disk_bytes)} at most"),
             ("time", f"about {texts.duration(found.seconds)} on this machine"),
             ("network", texts.exactness(found.footprint)),
