@@ -236,7 +236,7 @@ tile = click.option(
 memory = click.option(
     "--memory",
     metavar="SIZE",
-    help="The most that a worker may take, such as 8GB. By default its part of 60 % of what is free.",
+    help="The most that a worker may take, such as 8GB. By default a share of what is free.",
 )
 device = click.option(
     "--device",
