@@ -8,6 +8,8 @@ once, with receipts that say how long a tile took. So all the time that passes i
 prints, every now and then, what a tile costs: CPU time and memory of client and scheduler.
 """
 
+# mypy: disallow-untyped-calls=False
+
 import argparse
 import asyncio
 import contextlib
@@ -26,10 +28,10 @@ import psutil
 from dask.utils import typename
 from distributed import Client
 from distributed.batched import BatchedSend
-from distributed.comm import connect
+from distributed.comm.core import connect
 from distributed.core import Server, Status
-from distributed.protocol import to_serialize
 from distributed.protocol.pickle import dumps
+from distributed.protocol.serialize import to_serialize
 from distributed.versions import get_versions
 
 from segpipe.models.engine import Engine
@@ -71,7 +73,7 @@ METRICS = {
 """What a worker tells of itself when it enlists."""
 
 
-class SimulatedWorker(Server):  # type: ignore[misc]
+class SimulatedWorker(Server):
     """A worker as the scheduler sees it: it takes a task, is done, and gives its result."""
 
     def __init__(self, number: int, threads: int) -> None:

@@ -20,7 +20,7 @@ def certificates(folder: Path) -> dict[str, object]:
     """Dask's settings for an authority of its own and one certificate for all roles."""
     from distributed.security import Security
 
-    made = Security.temporary()
+    made = Security.temporary()  # type: ignore[no-untyped-call]
     folder.mkdir()
     places = {}
     for name in ("tls_ca_file", "tls_client_cert", "tls_client_key"):
