@@ -168,9 +168,7 @@ def run(
     if engine not in ENGINES:
         raise OptionError(f"the engines are {', '.join(ENGINES)}, got {engine}")
     found = find(model, trust_model)
-    if series.workers:
-        opened = series.workers.lent()
-    else:
+    if series.workers is None:
         opened = workers_for(
             found,
             threads=THREADS,
@@ -179,6 +177,8 @@ def run(
             scheduler_file=scheduler_file,
             workers=workers,
         )
+    else:
+        opened = series.workers.lent()
     delivery = Delivery.of(
         {
             "output": output,
