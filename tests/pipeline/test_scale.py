@@ -19,9 +19,9 @@ def test_a_plan_gives_its_tiles_as_it_gives_one() -> None:
 @pytest.mark.timeout(1200)
 def test_memory_does_not_grow_with_the_tiles() -> None:
     """Of real client and scheduler, over 64 simulated workers with 192 threads."""
-    before, early, late = costs(workers=64, tiles=6000, every=3000)
+    before, early, late = costs(workers=64, tiles=4000, every=2000)
     assert before.tiles == 0
-    assert late.tiles == 6000
+    assert late.tiles == 4000
     # Distributed keeps a log of what it did last; pixels, or tasks that are kept, would be more.
     tiles = late.tiles - early.tiles
     assert (late.client_rss - early.client_rss) / tiles < 4096
