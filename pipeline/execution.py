@@ -15,7 +15,7 @@ import pickle
 import threading
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,7 @@ from distributed import (
     Worker,
     WorkerPlugin,
     get_worker,
+    secede,
 )
 from distributed.client import FutureCancelledError
 from distributed.comm.core import CommClosedError
@@ -244,22 +245,36 @@ class _Residence(WorkerPlugin):
             return self.held
 
     def _fetched(self) -> object:
-        loop = self._worker.loop.asyncio_loop  # type: ignore[attr-defined]
-        return pickle.loads(asyncio.run_coroutine_threadsafe(self._parcel(), loop).result())
+        packed = self._run(self._parcel())
+        if packed is None:
+            # It went with its worker and is to be made again, perhaps here: there must be room.
+            secede()
+            packed = self._run(self._awaited())
+        return pickle.loads(packed)
 
-    async def _parcel(self) -> bytes:
-        """The packed resident, from a worker that has it.
+    def _run(self, reading: Coroutine[Any, Any, Result]) -> Result:
+        loop = self._worker.loop.asyncio_loop  # type: ignore[attr-defined]
+        return asyncio.run_coroutine_threadsafe(reading, loop).result()
+
+    async def _parcel(self) -> bytes | None:
+        """The packed resident, from a worker that has it; None where nobody has."""
+        holders = await self._worker.scheduler.who_has(keys=[self.parcel])
+        if holders[self.parcel]:
+            found, *_ = await gather_from_workers(holders, self._worker.rpc)
+            if self.parcel in found:
+                return cast(bytes, found[self.parcel])
+        return None
+
+    async def _awaited(self) -> bytes:
+        """The packed resident, as soon as somebody has it.
 
         Raises:
-            ClusterError: nobody has it.
+            ClusterError: nobody has it for too long.
         """
         until = time.monotonic() + _silence()
         while time.monotonic() < until:
-            holders = await self._worker.scheduler.who_has(keys=[self.parcel])
-            if holders[self.parcel]:
-                found, *_ = await gather_from_workers(holders, self._worker.rpc)
-                if self.parcel in found:
-                    return cast(bytes, found[self.parcel])
+            if packed := await self._parcel():
+                return packed
             await asyncio.sleep(0.05)
         raise ClusterError(
             f"the worker {self._worker.address} finds nobody who has the model; type the same "
@@ -414,7 +429,7 @@ class Cluster(Generic[Resident]):
                 except TimeoutError:
                     # The worker that has the result doesn't give it; it will be made again.
                     pulse.feel()
-                    finished.put(future)
+                    future.add_done_callback(finished.put)
                     continue
                 del running[future]
                 stream.give()
@@ -428,9 +443,10 @@ class Cluster(Generic[Resident]):
             TimeoutError: the result doesn't come.
         """
         try:
-            if future.status == "finished":
+            # One that was finished may have gone with its worker in the meantime, and waits again.
+            if future.status in ("finished", "pending"):
                 with _of_the_network():
-                    result = future.result(timeout=_BEAT)
+                    result = future.result(timeout=_BEAT if future.status == "finished" else 0.1)
             else:
                 result = future.result()
         except KilledWorker:
@@ -869,7 +885,8 @@ def _settled(client: Client, name: str, resident: object, digest: str) -> Iterat
     workers from each other.
     """
     parcel = f"segpipe-parcel-{digest or name}"
-    sent = client.submit(_unchanged, dumps(resident), key=parcel)
+    # Nobody can do anything without it: it goes before everything else.
+    sent = client.submit(_unchanged, dumps(resident), key=parcel, priority=1)
     client.register_plugin(_Residence(name, parcel), name=name)
     try:
         yield
