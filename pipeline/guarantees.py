@@ -84,12 +84,13 @@ def require_folder(folder: Path, runner: Runner[object]) -> tuple[str, ...]:
     )
 
 
-def require_object_store(folder: Address, mark: bytes) -> tuple[str, ...]:
+def require_object_store(folder: Address, owner: str) -> tuple[str, ...]:
     """Passes if objects below an address can be made, read back and removed.
 
     Args:
         folder: where the run's objects will lie.
-        mark: what only this run writes.
+        owner: what the run has in common with its resumptions, and with no other run: what a trial
+            left that was killed is removed by the next one.
 
     Returns:
         Remarks for the user, as `require_folder` gives them.
@@ -99,12 +100,13 @@ def require_object_store(folder: Address, mark: bytes) -> tuple[str, ...]:
         UnreachableError: the store doesn't answer.
     """
     objects = Objects(folder)
-    key = f".segpipe-{_TRIAL}-{hashlib.sha256(mark).hexdigest()[:16]}"
+    key = f".segpipe-{_TRIAL}-{hashlib.sha256(owner.encode()).hexdigest()[:16]}"
+    data = uuid.uuid4().bytes
     objects.remove([key])
     try:
-        if not objects.create(key, mark) or objects.read(key) != mark:
+        if not objects.create(key, data) or objects.read(key) != data:
             raise StorageError(f"{objects.at(key)}: the store doesn't show what it was given")
-        conditional = not objects.create(key, mark + b" again")
+        conditional = not objects.create(key, data + data)
     finally:
         objects.remove([key])
     if conditional:

@@ -11,6 +11,7 @@ the store holds side by side lies side by side here.
 
 import contextlib
 import hashlib
+import socket
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -41,6 +42,11 @@ class Outbox:
     def place(self, address: Address) -> Path:
         """Where the file that goes to an address is finished."""
         return self.folder / _hashed(address.folder) / address.name
+
+    @property
+    def owner(self) -> str:
+        """By what the runs of this outbox are told from those of others."""
+        return f"{socket.gethostname()}:{self.folder}"
 
     @property
     def mark(self) -> bytes:

@@ -113,10 +113,20 @@ class Run:
 
     @property
     def is_published(self) -> bool:
-        """Whether an earlier process ended between publishing the map and cleaning up."""
-        output = self.ready.output
-        staged = self._staged(CLASSES, output)
-        return self._verified(CLASSES).exists() and output.exists() and not staged.exists()
+        """Whether an earlier process ended after it began to publish what it had finished."""
+        return any(
+            self._verified(layer.name).exists()
+            and output.exists()
+            and not self._staged(layer.name, output).exists()
+            for layer, output in self._layers
+        )
+
+    @property
+    def _layers(self) -> tuple[tuple[Layer, Path], ...]:
+        """What is published and where, the map last of all."""
+        ready = self.ready
+        beside = ready.certainty.layers(ready.model.card)
+        return (*beside, (class_layer(ready.legend), ready.output))
 
     def _staged(self, name: str, output: Path) -> Path:
         """The finished layer before it gets the output's name."""
@@ -210,19 +220,17 @@ class Run:
 
     def publish(self, counts: dict[int, ClassCount], *, style: bool, overwrite: bool) -> None:
         """Puts the layers under their outputs' names, and last of all the map."""
-        ready = self.ready
         pixels = {value: count.pixels for value, count in counts.items()}
-        layers = (
-            *ready.certainty.layers(ready.model.card),
-            (class_layer(ready.legend), ready.output),
-        )
-        for layer, output in layers:
+        # All are finished before the first goes: chunks that left can't be checked any more.
+        for layer, output in self._layers:
             staged, cog = self._staged(layer.name, output), output.suffix == ".tif"
             if staged.exists() or not self._verified(layer.name).exists():
                 # What an earlier process made is made again: no receipt tells whether it's whole.
                 self._finish(layer, staged, pixels, cog=cog)
                 storage.write(self._verified(layer.name), b"")
-            publish = publish_cog if cog else publish_zarr
+        for layer, output in self._layers:
+            staged = self._staged(layer.name, output)
+            publish = publish_cog if output.suffix == ".tif" else publish_zarr
             publish(staged, output, layer, pixels, style=style, overwrite=overwrite)
 
     def _finish(self, layer: Layer, staged: Path, pixels: dict[int, int], *, cog: bool) -> None:

@@ -223,13 +223,13 @@ def store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Store]:
 
 
 def test_a_sound_store_passes_and_is_left_as_it_was(store: Store) -> None:
-    assert require_object_store(BUCKET, b"mine") == ()
+    assert require_object_store(BUCKET, "mine") == ()
     assert store.objects == {}
 
 
 def test_a_store_without_conditions_is_told(store: Store) -> None:
     store.conditional = False
-    (remark,) = require_object_store(BUCKET, b"mine")
+    (remark,) = require_object_store(BUCKET, "mine")
     assert "twice where it should once" in remark
     assert store.objects == {}
 
@@ -237,5 +237,5 @@ def test_a_store_without_conditions_is_told(store: Store) -> None:
 def test_a_store_that_may_only_be_read_is_refused(store: Store) -> None:
     store.fault = lambda method, target: "denied" if method in ("PUT", "POST") else None
     with pytest.raises(StorageError, match=r"access is denied"):
-        require_object_store(BUCKET, b"mine")
+        require_object_store(BUCKET, "mine")
     assert store.objects == {}

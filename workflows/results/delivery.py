@@ -80,7 +80,7 @@ class Delivery:
             return
         with self.outbox.opened(*self.addresses.values()):
             folders = dict.fromkeys(address.folder for address in self.addresses.values())
-            remarks = [require_object_store(folder, self.outbox.mark) for folder in folders]
+            remarks = [require_object_store(folder, self.outbox.owner) for folder in folders]
             places = {option: self.outbox.place(to) for option, to in self.addresses.items()}
             yield {**self.names, **places}, tuple(chain(*remarks))
 
