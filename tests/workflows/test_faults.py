@@ -67,8 +67,9 @@ def read(path: Path) -> NDArray[np.uint8]:
 def test_a_damaged_block_costs_its_tiles_alone(
     segpipe: Command, tmp_path: Path, tiny_model: Path, damaged: Path, suffix: str
 ) -> None:
-    output = tmp_path / f"map{suffix}"
-    words = ("run", damaged, "-m", tiny_model, "-o", output, "--tile", SIDE, "--json")
+    output, page = tmp_path / f"map{suffix}", tmp_path / "page.html"
+    scene = ("run", damaged, "-m", tiny_model, "--tile", SIDE)
+    words = (*scene, "-o", output, "--report", page, "--json")
     refused = segpipe(*words)
     assert refused.code == 6
     assert not output.exists()
@@ -83,6 +84,7 @@ def test_a_damaged_block_costs_its_tiles_alone(
 
     partial = segpipe(*words, "--allow-failed")
     assert partial.code == 9
+    assert "of 12 tiles failed, the first in row" in page.read_text()
     assert "nodata there" in partial.err
     report = json.loads(partial.out)
     assert report["tiles_failed"] == len(notes)

@@ -10,6 +10,8 @@ import rasterio
 
 from segpipe.models.card import ModelCard
 from segpipe.pipeline.budget import readable
+from segpipe.pipeline.errors import DamagedError
+from segpipe.pipeline.failure import summary
 from segpipe.pipeline.fingerprint import Fields
 from segpipe.pipeline.maps.picture import Picture, composite, painted
 from segpipe.pipeline.plan import Axis, Plan
@@ -72,7 +74,11 @@ def header(report: Report) -> Html:
 def view(report: Report, ready: Preparation) -> Html:
     """Scene and map as pictures, one over the other where a script runs."""
     bands = shown_bands(ready.scene.band_names, ready.model.card.bands)
-    scene = composite(ready.scene, bands, LONGEST)
+    try:
+        scene = composite(ready.scene, bands, LONGEST)
+    except DamagedError as error:
+        none = element("p", f"There is no picture: {error}", class_="note")
+        return element("section", element("h2", "Scene and map"), none)
     made = painted(open_scene(report.output), ready.legend, LONGEST)
     names = ", ".join(ready.scene.band_names[band] for band in bands)
     colors = "in red, green and blue" if len(bands) == 3 else "in grey"
@@ -322,6 +328,8 @@ def tiles(report: Report, plan: Plan) -> Html:
         f"{margin.right} right",
         "extra work": f"{plan.extra_work:.2f} pixels computed for each of the scene",
     }
+    if report.failed:
+        rows["failed, and nodata"] = summary(report.failed, report.tiles)
     return element("section", element("h2", "The plan"), _facts(rows), *_tiling(plan))
 
 
