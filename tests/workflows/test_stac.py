@@ -337,7 +337,9 @@ class TestCollection:
         def step(action: str, path: Path) -> None:
             # What follows a map's own publishing; the steps before are those of any run.
             ours = path.suffix == ".json" and path.parent in (maps, maps / ".segpipe-batch")
-            if threading.current_thread() is not threading.main_thread():
+            # Scenes are driven by threads of their own; tiles are another test's.
+            thread = threading.current_thread()
+            if thread is not threading.main_thread() and not thread.name.startswith("scene"):
                 return
             if ours or path.parent == maps:
                 seen.append(len(seen))
