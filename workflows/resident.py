@@ -19,7 +19,7 @@ from segpipe.models.heap import keep_freed_memory
 from segpipe.models.package import SegmentationModel
 from segpipe.models.predictor import TorchPredictor, choose_engine
 from segpipe.pipeline.errors import DamagedError
-from segpipe.pipeline.mapping import Job, map_tile, observe
+from segpipe.pipeline.mapping import Job, is_stored, map_tile, observe
 from segpipe.pipeline.maps.label_store import LabelStore
 from segpipe.pipeline.maps.layer import CLASSES
 from segpipe.pipeline.plan import Margin, Plan, Tile
@@ -147,7 +147,9 @@ def decide_engine(
 
 
 def map_one(job: Job, use: Use, engine: Engine, resident: Resident, piece: Piece) -> Receipt:
-    """The receipt of a tile that this worker has mapped."""
+    """The receipt of a tile that this worker has mapped, or another that died before it told."""
+    if stored := is_stored(job, piece.tile):
+        return stored
     return map_tile(job, piece, resident.predictor(use, engine))
 
 
