@@ -163,6 +163,11 @@ def mapped(job: Job, engine: Engine, resident: Predictor, piece: Piece) -> Recei
     raise NotImplementedError
 
 
+def known(dask_scheduler: Any) -> int:
+    """How many tasks a scheduler knows."""
+    return len(dask_scheduler.tasks)
+
+
 @dataclass(frozen=True, slots=True)
 class Cost:
     """What has been used up when so many tiles are done; seconds of CPU time, bytes of memory."""
@@ -173,6 +178,8 @@ class Cost:
     scheduler_cpu: float
     client_rss: int
     scheduler_rss: int
+    tasks: int
+    """That the scheduler knows, and the client holds: the greater number."""
 
     def line(self, before: "Cost") -> str:
         """For people: since an earlier moment, for a tile."""
@@ -239,7 +246,8 @@ def costs(workers: int, tiles: int, every: int) -> Iterator[Cost]:
         def cost(done: int) -> Cost:
             used = [sum(process.cpu_times()[:2]) for process in (here, scheduler)]
             held = [process.memory_info().rss for process in (here, scheduler)]
-            return Cost(done, time.monotonic() - start, *used, *held)
+            tasks = max(len(client.futures), int(client.run_on_scheduler(known)))
+            return Cost(done, time.monotonic() - start, *used, *held, tasks)
 
         engine = Engine(device="cuda:0", precision="bf16")
         pieces: Iterator[Piece] = (
