@@ -168,29 +168,3 @@ def test_after_another_run_was_published_at_any_moment(place: Place, late: Late)
 @pytest.mark.parametrize("late", MOMENTS, indirect=True, ids="-".join)
 def test_after_its_own_run_was_published(place: Place, late: Late) -> None:
     finish_before(place, late)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("late", MOMENTS, indirect=True, ids="-".join)
-def test_while_another_run_goes_on(place: Place, late: Late) -> None:
-    other = ("--zarr-format", "3")
-    output = late.folder / "maps" / "map.zarr"
-    driver = place.drive(output, *other, "--new-run")
-    while not any(output.parent.glob(".map.*/receipts/*/[0-9]*.json")):
-        assert driver.code is None, driver.printed
-        time.sleep(0.001)
-    driver.kill()
-    begun = files(output.parent)
-    late.goes.touch()
-    appears(late.ended)
-    assert files(output.parent) == begun
-    aside = late.folder / "alone"
-    aside.mkdir()
-    expected = place.finish(aside / "map.zarr", *other)
-    assert place.finish(output, *other) == expected
-    assert hidden(output.parent) == []
-
-
-def files(folder: Path) -> dict[Path, int]:
-    """All files there, hidden ones too, and when each was written."""
-    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}

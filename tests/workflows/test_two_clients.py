@@ -1,6 +1,5 @@
 """Of two clients that write one output one wins; the other says so in a line and harms nothing."""
 
-import fcntl
 import os
 import random
 import time
@@ -26,7 +25,6 @@ class Slow:
 
     folder: Path
     number: int = -1
-    shares_locks: bool = True
 
     @property
     def notes(self) -> Path:
@@ -53,17 +51,6 @@ class Slow:
                 time.sleep(0.002)
 
         storage.step = step
-        if not self.shares_locks:
-            fcntl.flock = unshared
-
-
-def unshared(descriptor: object, operation: int) -> None:
-    """A lock as file systems give it that don't know of other hosts."""
-
-
-def without_locks() -> None:
-    """A client on another host, on a file system that shares no locks."""
-    fcntl.flock = unshared
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,18 +94,15 @@ def whole(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Whole:
     return alone
 
 
-def meet(
-    place: Place, folder: Path, name: str, number: int, *words: str, shares_locks: bool = True
-) -> tuple[Forked, Forked]:
+def meet(place: Place, folder: Path, name: str, number: int, *words: str) -> tuple[Forked, Forked]:
     """The first client waits before a step while the second runs to its end; then it goes on."""
     (folder / "maps").mkdir(parents=True)
-    slow = Slow(folder, number, shares_locks)
+    slow = Slow(folder, number)
     output = folder / "maps" / name
     first = place.drive(output, log=folder / "first", setting=slow)
     while len(slow.steps) <= number and first.code is None:
         time.sleep(0.002)
-    setting = nothing if shares_locks else without_locks
-    second = place.drive(output, *words, log=folder / "second", setting=setting)
+    second = place.drive(output, *words, log=folder / "second")
     second.finish()
     slow.goes.touch()
     first.finish()
@@ -194,21 +178,3 @@ def test_one_wins_at_any_moment(
     name, *more = words
     numbers = moments(whole[name][1], 4, f"{SEED} {words}")
     one_wins(place, whole, tmp_path, name, numbers, *more)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_nothing_is_lost_where_locks_are_not_shared(
-    place: Place, whole: Whole, tmp_path: Path
-) -> None:
-    """Two hosts on a file system that keeps locks on each: the second one isn't refused."""
-    print(f"seed {SEED}")
-    expected, steps = whole["map.zarr"]
-    for number in random.Random(SEED).sample(range(len(steps)), 12):
-        here = tmp_path / str(number)
-        first, second = meet(place, here, "map.zarr", number, shares_locks=False)
-        told = f"before step {number}, {steps[number]}: {first.printed} {second.printed}"
-        assert 0 in (first.code, second.code), told
-        assert {first.code, second.code} <= {0, 5, 7}, told
-        assert tree(here / "maps") == expected, told
-        assert hidden(here / "maps") == [], told
