@@ -247,7 +247,8 @@ def costs(workers: int, tiles: int, every: int) -> Iterator[Cost]:
             used = [sum(process.cpu_times()[:2]) for process in (here, scheduler)]
             held = [process.memory_info().rss for process in (here, scheduler)]
             tasks = max(len(client.futures), int(client.run_on_scheduler(known)))
-            return Cost(done, time.monotonic() - start, *used, *held, tasks)
+            passed = time.monotonic() - start
+            return Cost(done, passed, used[0], used[1], held[0], held[1], tasks)
 
         engine = Engine(device="cuda:0", precision="bf16")
         pieces: Iterator[Piece] = (
