@@ -278,6 +278,7 @@ def staging(
     """
     name = "-".join(filter(None, [run, digest(fields)[:16]]))
     mine = Staging(output.with_name(f".{output.name}{_STAGED}{name}"))
+    storage.make_folder(output.parent)
     with contextlib.ExitStack() as held:
         with _alone(output):
             if new_run:

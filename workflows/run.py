@@ -3,8 +3,8 @@
 import os
 import socket
 import time as clock
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -13,32 +13,31 @@ from typing import Literal
 from segpipe.models.engine import Engine, Precision
 from segpipe.models.formats.onnx_session import is_portable, refusal
 from segpipe.models.predictor import ENGINES
-from segpipe.pipeline.area import grid_area
 from segpipe.pipeline.driver import Driver
 from segpipe.pipeline.errors import FingerprintMismatchError, StorageError
+from segpipe.pipeline.execution import Runner
 from segpipe.pipeline.guarantees import require_folder
 from segpipe.pipeline.journal import Journal, noting_errors
-from segpipe.pipeline.mapping import peak_rss, this_process
 from segpipe.pipeline.maps.label_store import STORE_MARKS
-from segpipe.pipeline.receipt import Receipt, total, total_confidence
 from segpipe.pipeline.scenes.location import is_remote, place_of, shown
 from segpipe.pipeline.staging import discard, staged_beside, sweep_discarded
 from segpipe.pipeline.staging import staging as stage
 from segpipe.workflows.catalogue import Model, find
 from segpipe.workflows.errors import OptionError
+from segpipe.workflows.mapped import Mapped
 from segpipe.workflows.memory import THREADS, workspace
 from segpipe.workflows.plan import Preparation, prepare, target
 from segpipe.workflows.polygons import PolygonForm
 from segpipe.workflows.reading.inputs import Bands, Reading, Scenes, named
 from segpipe.workflows.reading.series import ALONE, Series, wanted
-from segpipe.workflows.resident import Method, decide_engine
+from segpipe.workflows.resident import Method, Resident, decide_engine
 from segpipe.workflows.results.again import Origin
 from segpipe.workflows.results.delivery import Delivery
 from segpipe.workflows.results.map_item import ItemTarget
 from segpipe.workflows.results.products import Products
-from segpipe.workflows.results.report import ClassTotal, Report, Seconds
+from segpipe.workflows.results.report import Report
 from segpipe.workflows.stages import Progress, Run, Watcher, create_stores, fingerprint_of, run_id
-from segpipe.workflows.tiles import Limits, Work, check_canaries, unsealed, without_failed
+from segpipe.workflows.tiles import Limits
 from segpipe.workflows.workers import workers_for
 
 
@@ -239,15 +238,7 @@ def run(
             runner = everyone.on(chosen.device)
             meter = partial(workspace, chosen, use, ready.scene.dtype, ready.wanted)
             ready = ready.fitted(ready.costs(chosen, runner.call(meter)), workers or 1)
-            journal.note(
-                "cluster",
-                dashboard=runner.dashboard,
-                tiles=len(ready.selection),
-                tile=ready.plan.side,
-                device=chosen.device,
-                engine=chosen.name,
-                precision=chosen.precision,
-            )
+            _note_cluster(journal, ready, chosen, runner)
             fields = fingerprint_of(ready, chosen, zarr_format)
 
             def fill(path: Path) -> None:
@@ -257,7 +248,6 @@ def run(
 
             with stage(ready.output, fields, new_run=new_run, create=fill, run=name) as staged:
                 begun = Run(name, ready, use, chosen, staged, runner, journal)
-                tally, seam, canaries = Tally(), None, None
                 lacking = require_folder(staged.folder, runner)
                 if new_run:
                     delivery.clear(staged)
@@ -267,68 +257,40 @@ def run(
                 delivery.claim(staged, overwrite=overwrite)
                 if not begun.is_published:
                     _announce(begun, origin, overwrite)
-                    begun = unsealed(begun)
-                    canaries = check_canaries(begun, limits)
-                    tally = Tally.of(Work(begun, limits, watch).receipts())
-                    begun = without_failed(begun, limits)
-                    seam = begun.check_seam()
-                else:
-                    begun = replace(begun, failed=staged.failures())
-                    seam = begun.noted_seam()
-                counts = total(begun.receipts(), ready.legend.values)
-                mapped = perf_counter()
-                journal.note("publishing", output=ready.output)
-                begun.publish(counts, style=style, overwrite=overwrite)
-                end = perf_counter()
-                made = Report(
-                    output=ready.output,
-                    scene=place_of(scene) if is_remote(scene) else Path(scene),
-                    model=ready.model.card.name,
-                    tiles=len(ready.selection),
-                    tiles_resumed=len(ready.selection) - tally.tiles - len(begun.failed),
-                    pixels=ready.plan.grid.pixels,
-                    aoi_pixels=None if aoi is None else ready.selection.pixels,
-                    classes={
-                        entry.name: ClassTotal(
-                            entry.value,
-                            counts[entry.value].pixels,
-                            counts[entry.value].area,
-                            entry.color,
-                        )
-                        for entry in ready.legend.entries
-                    },
-                    footprint=ready.model.footprint,
-                    tile=ready.plan.side,
-                    engine=chosen,
-                    seam=seam,
-                    seconds=Seconds(
-                        end - start, tally.read, tally.predict, tally.write, end - mapped
-                    ),
-                    peak_rss_bytes=tally.peak_rss,
-                    probabilities=products.certainty.probabilities,
-                    confidence=products.certainty.confidence,
-                    sureness=total_confidence(begun.receipts())
-                    if products.certainty.counted
-                    else None,
+                mapped = Mapped.of(begun, limits, watch)
+                place = place_of(scene) if is_remote(scene) else Path(scene)
+                made = mapped.publish(place, start, style=style, overwrite=overwrite)
+                made = replace(
+                    made,
                     warnings=(
                         *ready.warnings,
                         *remarks,
                         *lacking,
                         *_instead(ready, chosen, engine),
                     ),
-                    area_m2=grid_area(ready.plan.grid),
-                    run=name,
                     addresses=delivery.published,
-                    canaries=canaries,
-                    failed=begun.failed,
                 )
                 made = products.write(made, ready, fields, origin)
                 if not made.failed:
                     series.note(made, asked, products.paths)
                 delivery.send(overwrite=overwrite)
                 discard(staged)
-                journal.note("published", output=ready.output, seconds=round(end - start, 3))
+                journal.note("published", output=ready.output, seconds=made.seconds.total)
     return replace(made, seconds=replace(made.seconds, total=perf_counter() - start))
+
+
+def _note_cluster(
+    journal: Journal, ready: Preparation, engine: Engine, runner: Runner[Resident]
+) -> None:
+    journal.note(
+        "cluster",
+        dashboard=runner.dashboard,
+        tiles=len(ready.selection),
+        tile=ready.plan.side,
+        device=engine.device,
+        engine=engine.name,
+        precision=engine.precision,
+    )
 
 
 def _announce(begun: Run, origin: Origin, overwrite: bool) -> None:
@@ -353,31 +315,6 @@ def _instead(ready: Preparation, chosen: Engine, wanted: str) -> Iterator[str]:
     if wanted == "auto" and chosen.name == "torch" and is_portable(network):
         why = refusal(network, chosen.device, chosen.precision)
         yield f"torch computed this ONNX file: {why}"
-
-
-@dataclass(frozen=True, slots=True)
-class Tally:
-    """What the tiles of one process's run took: how many, their seconds, and the memory."""
-
-    tiles: int = 0
-    read: float = 0.0
-    predict: float = 0.0
-    write: float = 0.0
-    peak_rss: int = 0
-
-    @classmethod
-    def of(cls, receipts: Iterable[Receipt]) -> "Tally":
-        """The sum over receipts; memory is the sum of each process's peak, this one's included."""
-        peaks: dict[str, int] = {}
-        tiles, read, predict, write = 0, 0.0, 0.0, 0.0
-        for receipt in receipts:
-            tiles += 1
-            read += receipt.read
-            predict += receipt.predict
-            write += receipt.write
-            peaks[receipt.worker] = max(peaks.get(receipt.worker, 0), receipt.peak_rss)
-        peaks[this_process()] = peak_rss()
-        return cls(tiles, read, predict, write, sum(peaks.values()))
 
 
 def is_begun(
