@@ -33,7 +33,7 @@ MEMORY = 12 << 30
 SECONDS = 30
 """How long reading one file may take before it counts as hanging."""
 
-ALLOWED = {"read", "InputRefusedError", "CorruptInputError", "ModelError"}
+ALLOWED = {"read", "InputRefusedError", "CorruptInputError", "DamagedError", "ModelError"}
 """What may become of a mutated file: exit codes 0, 3, 6 and 4."""
 
 LARGEST = 4096
