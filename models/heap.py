@@ -10,7 +10,7 @@ _MMAP_MAX = -4
 _ARENA_MAX = -8
 _NEVER = -1
 
-GROWTH = 1.25
+GROWTH = 1.1
 """How much more a process may hold than after a pass into an empty heap, before it gives back what
 is free: blocks of other sizes leave gaps that the next pass can't use."""
 

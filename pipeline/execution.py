@@ -725,13 +725,14 @@ def existing(
                 f"no Dask scheduler answers at {place} ({_short(error)}); start one with "
                 "`dask scheduler`, or run on this machine, with --workers 1 in place of it"
             ) from error
-        try:
-            client.wait_for_workers(1, timeout=_longest_unmanned())
-        except TimeoutError as error:
-            raise ClusterError(
-                f"the Dask scheduler at {place} has no workers; start some with "
-                f"`dask worker {place}`"
-            ) from error
+        with _losses_reported(client):
+            try:
+                client.wait_for_workers(1, timeout=_longest_unmanned())
+            except TimeoutError as error:
+                raise ClusterError(
+                    f"the Dask scheduler at {place} has no workers; start some with "
+                    f"`dask worker {place}`"
+                ) from error
         name = _unique()
         try:
             with _losses_reported(client):
