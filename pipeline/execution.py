@@ -78,6 +78,9 @@ because Dask adds and subtracts it."""
 _LOOK = 60_000
 """Milliseconds after which a worker looks whether anyone wants its resident still."""
 
+_INSIST = 1000
+"""Milliseconds after which a client looks whether its resident was given up."""
+
 _FRESH = 5.0
 """Seconds for which the number of slots is believed."""
 
@@ -889,9 +892,19 @@ def _settled(client: Client, name: str, resident: object, digest: str) -> Iterat
     # Nobody can do anything without it: it goes before everything else.
     sent = client.submit(_unchanged, dumps(resident), key=parcel, priority=1)
     client.register_plugin(_Residence(name, parcel), name=name)
+
+    async def insist() -> None:
+        # Dask gives up what workers had that died, guilty or not.
+        if sent.status == "error":
+            with contextlib.suppress(*_LOST, OSError):
+                await client.retry([sent], asynchronous=True)
+
+    watch, loop = PeriodicCallback(insist, _INSIST), cast(Any, client.loop)
+    loop.add_callback(watch.start)
     try:
         yield
     finally:
+        loop.add_callback(watch.stop)
         if client.status == "running":
             with contextlib.suppress(*_LOST, OSError):
                 _within(client, _BEAT, lambda: client.unregister_worker_plugin(name))

@@ -15,6 +15,7 @@ class Flow:
         self._lock = threading.Lock()
         self._count = 0
         self._peak = 0
+        self._limit = 0
         self._hungry: list[Stream] = []
 
     @property
@@ -28,6 +29,7 @@ class Flow:
 
     def _take(self, stream: "Stream", limit: int) -> bool:
         with self._lock:
+            self._limit = limit
             if stream.count and self._count >= limit:
                 if stream not in self._hungry:
                     self._hungry.append(stream)
@@ -44,6 +46,8 @@ class Flow:
 
     def _offer(self) -> None:
         with self._lock:
+            if self._count >= self._limit:
+                return  # whoever is woken would only fall asleep again
             hungry, self._hungry = self._hungry, []
         for stream in hungry:
             stream.wake()
