@@ -30,6 +30,7 @@ from distributed import (
     Worker,
     WorkerPlugin,
     get_worker,
+    rejoin,
     secede,
 )
 from distributed.client import FutureCancelledError
@@ -236,23 +237,37 @@ class _Residence(WorkerPlugin):
 
     def resident(self) -> object:
         """The resident; it is fetched when it is first asked for."""
-        with self._lock:
-            if self.held is None:
-                neighbours = [
-                    plugin.held
-                    for plugin in self._worker.plugins.values()
-                    if isinstance(plugin, _Residence) and plugin.parcel == self.parcel
-                ]
-                found = (held for held in neighbours if held is not None)
-                self.held = next(found, None) or self._fetched()
+        if self.held is not None:
             return self.held
+        # Whoever makes a lost resident again may need this thread.
+        away = not self._lock.acquire(blocking=False)
+        if away:
+            secede()
+            self._lock.acquire()
+        try:
+            self.held = self.held or self._beside() or self._fetched()
+        finally:
+            self._lock.release()
+            if away:
+                rejoin()
+        return self.held
+
+    def _beside(self) -> object:
+        """The same resident for another run in this process, if there is one."""
+        for plugin in self._worker.plugins.values():
+            if isinstance(plugin, _Residence) and plugin.parcel == self.parcel and plugin.held:
+                return plugin.held
+        return None
 
     def _fetched(self) -> object:
         packed = self._run(self._parcel())
         if packed is None:
             # It went with its worker and is to be made again, perhaps here: there must be room.
             secede()
-            packed = self._run(self._awaited())
+            try:
+                packed = self._run(self._awaited())
+            finally:
+                rejoin()
         return pickle.loads(packed)
 
     def _run(self, reading: Coroutine[Any, Any, Result]) -> Result:
