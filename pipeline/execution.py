@@ -318,6 +318,7 @@ class Cluster(Generic[Resident]):
         run: how the names of tasks go on after `segpipe-`.
         rank: tasks of lower rank come first.
         share: of a GPU, for each task; 0 where any worker will do.
+        dashboard: the address of the scheduler's pages; Dask asks the scheduler for it every time.
     """
 
     client: Client
@@ -326,11 +327,7 @@ class Cluster(Generic[Resident]):
     run: str = ""
     rank: int = 0
     share: float = 0.0
-
-    @property
-    def dashboard(self) -> str | None:
-        """The address of the scheduler's pages."""
-        return self.client.dashboard_link or None
+    dashboard: str | None = None
 
     @property
     def slots(self) -> int:
@@ -670,10 +667,10 @@ def embedded(
             (worker,) = cluster.workers.values()
             residence = _Residence(name, name, resident)
             client.sync(worker.plugin_add, plugin=residence, name=name)
-            yield Cluster(client, name, run=run)
+            yield Cluster(client, name, run=run, dashboard=_dashboard(client))
         else:
             with _settled(client, name, resident, digest):
-                yield Cluster(client, name, run=run)
+                yield Cluster(client, name, run=run, dashboard=_dashboard(client))
 
 
 def _local(gpus: Sequence[str], **options: Any) -> LocalCluster:
@@ -761,7 +758,7 @@ def existing(
                 f"the scheduler or a worker of {place} can't load segpipe ({_short(error)}); "
                 "install the same version of segpipe there"
             ) from error
-        yield Cluster(client, name, run=run)
+        yield Cluster(client, name, run=run, dashboard=_dashboard(client))
 
 
 def configured() -> str | None:
@@ -944,6 +941,11 @@ def _losses_reported(client: Client) -> Iterator[None]:
 
 def _address_of(client: Client) -> str:
     return str(getattr(client.scheduler, "address", "an unknown address"))
+
+
+def _dashboard(client: Client) -> str | None:
+    with _losses_reported(client):
+        return client.dashboard_link or None
 
 
 @contextlib.contextmanager

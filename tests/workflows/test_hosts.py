@@ -186,7 +186,7 @@ def test_the_tiles_of_a_host_that_is_cut_off_are_computed_by_another(
     assert len(ledger.workers) == json.loads(done.out)["tiles"] == 49
     # It goes on until its queue is empty, and nobody hears of it.
     again = [tile for tile, workers in ledger.workers.items() if workers == [lost, survivor]]
-    assert 1 <= len(again) <= 4
+    assert len(again) <= 4, "what it had stored was computed again"
     assert not [path.name for path in tmp_path.glob(".map.tif*")]
 
 
