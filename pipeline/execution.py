@@ -932,7 +932,10 @@ def _losses_reported(client: Client) -> Iterator[None]:
     address = _address_of(client)
     try:
         yield
-    except _LOST as error:
+    except (*_LOST, OSError) as error:
+        # An error of the operating system has a number; that a connection can't be made has none.
+        if not isinstance(error, _LOST) and error.errno is not None:
+            raise
         raise ClusterError(
             f"the Dask scheduler at {address} was lost ({_short(error)}); what is finished is "
             "safe: the same command goes on there when there is a scheduler again"
