@@ -740,7 +740,7 @@ def existing(
                 f"no Dask scheduler answers at {place} ({_short(error)}); start one with "
                 "`dask scheduler`, or run on this machine, with --workers 1 in place of it"
             ) from error
-        with _losses_reported(client):
+        with _losses_reported(client), _of_the_network():
             try:
                 client.wait_for_workers(1, timeout=_longest_unmanned())
             except TimeoutError as error:
@@ -750,7 +750,7 @@ def existing(
                 ) from error
         name = _unique()
         try:
-            with _losses_reported(client):
+            with _losses_reported(client), _of_the_network():
                 _require_one_version(client)
                 stack.enter_context(_settled(client, name, resident, digest))
         except ImportError as error:
@@ -932,10 +932,7 @@ def _losses_reported(client: Client) -> Iterator[None]:
     address = _address_of(client)
     try:
         yield
-    except (*_LOST, OSError) as error:
-        # An error of the operating system has a number; that a connection can't be made has none.
-        if not isinstance(error, _LOST) and error.errno is not None:
-            raise
+    except _LOST as error:
         raise ClusterError(
             f"the Dask scheduler at {address} was lost ({_short(error)}); what is finished is "
             "safe: the same command goes on there when there is a scheduler again"
@@ -947,7 +944,7 @@ def _address_of(client: Client) -> str:
 
 
 def _dashboard(client: Client) -> str | None:
-    with _losses_reported(client):
+    with _losses_reported(client), _of_the_network():
         return client.dashboard_link or None
 
 
