@@ -237,19 +237,9 @@ class _Residence(WorkerPlugin):
 
     def resident(self) -> object:
         """The resident; it is fetched when it is first asked for."""
-        if self.held is not None:
-            return self.held
-        # Whoever makes a lost resident again may need this thread.
-        away = not self._lock.acquire(blocking=False)
-        if away:
-            secede()
-            self._lock.acquire()
-        try:
-            self.held = self.held or self._beside() or self._fetched()
-        finally:
-            self._lock.release()
-            if away:
-                rejoin()
+        if self.held is None:
+            with _thread_left(), self._lock:
+                self.held = self.held or self._beside() or self._fetched()
         return self.held
 
     def _beside(self) -> object:
@@ -260,15 +250,7 @@ class _Residence(WorkerPlugin):
         return None
 
     def _fetched(self) -> object:
-        packed = self._run(self._parcel())
-        if packed is None:
-            # It went with its worker and is to be made again, perhaps here: there must be room.
-            secede()
-            try:
-                packed = self._run(self._awaited())
-            finally:
-                rejoin()
-        return pickle.loads(packed)
+        return pickle.loads(self._run(self._awaited()))
 
     def _run(self, reading: Coroutine[Any, Any, Result]) -> Result:
         loop = self._worker.loop.asyncio_loop  # type: ignore[attr-defined]
@@ -305,6 +287,19 @@ class _Residence(WorkerPlugin):
             holders = await self._worker.scheduler.who_has(keys=[self.parcel])
             if not holders[self.parcel]:
                 self.held = None
+
+
+@contextlib.contextmanager
+def _thread_left() -> Iterator[None]:
+    """Leaves this task's place to another while the block waits for a resident.
+
+    One that went with its worker is made again by a task, perhaps here: there must be room.
+    """
+    secede()
+    try:
+        yield
+    finally:
+        rejoin()
 
 
 @dataclass(frozen=True, slots=True)

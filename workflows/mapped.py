@@ -61,7 +61,7 @@ class Mapped:
             VerificationError: what is stored isn't what is computed again.
         """
         if begun.is_published:
-            left = replace(begun, failed=tuple(begun.staged.failures()))
+            left = replace(begun, failed=begun.staged.failures())
             return cls(left, Tally(), left.noted_seam(), None)
         begun = unsealed(begun)
         canaries = check_canaries(begun, limits)

@@ -189,7 +189,7 @@ def without_failed(run: Run, limits: Limits) -> Run:
         CorruptInputError: tiles failed, all of them because the scene is damaged.
         TilesFailedError: tiles failed.
     """
-    failures = tuple(run.staged.failures())
+    failures = run.staged.failures()
     if not failures:
         return run
     if not limits.allow_failed or len(failures) == len(run.ready.selection):
