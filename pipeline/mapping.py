@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -189,6 +190,11 @@ def this_process() -> str:
 
 def peak_rss() -> int:
     """The most memory that this process has ever held, in bytes."""
+    if sys.platform == "linux":
+        # An exec leaves `ru_maxrss` as it was: that of a large process which started this one.
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return 1024 * int(line.split()[1])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

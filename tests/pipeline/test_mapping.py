@@ -1,5 +1,7 @@
 """A tile is read, predicted, written and proved; memory that runs out changes no label."""
 
+import subprocess
+import sys
 from collections.abc import Collection
 
 import numpy as np
@@ -122,3 +124,18 @@ def test_counts_and_areas_are_those_of_the_labels(seed: int, measured: bool) -> 
 def test_no_text_but_a_receipt_is_taken_for_one(text: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011  # which kind doesn't matter
         Receipt.from_json(text)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems tell no more than getrusage")
+@pytest.mark.parametrize("own", [0, 900_000_000])
+def test_memory_is_that_of_the_process_and_not_of_the_one_that_started_it(own: int) -> None:
+    peak = "from segpipe.pipeline.mapping import peak_rss; print(peak_rss())"
+    started = (
+        "import subprocess, sys; held = bytearray(700_000_000); "
+        "subprocess.run([sys.executable, '-c', sys.argv[1]], check=True)"
+    )
+    child = f"held = bytearray({own}); {peak}"
+    told = subprocess.run(
+        [sys.executable, "-c", started, child], check=True, capture_output=True, text=True
+    )
+    assert own <= int(told.stdout) < own + 500_000_000
