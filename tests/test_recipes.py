@@ -31,9 +31,10 @@ SCONTROL = """#!/bin/bash
 [ "$1" = requeue ] && echo "$2" >> "$QUEUE"
 """
 SBATCH = """#!/bin/bash
-# dask-jobqueue asks in the foreground, jobs run in the background.
+# Jobs run in the background, from a copy: dask-jobqueue removes the script at once.
+cp "$1" "$QUEUE.script.$$"
 cp "$1" "$QUEUE.script"
-bash "$1" > "$QUEUE.log" 2>&1 &
+bash "$QUEUE.script.$$" > "$QUEUE.log" 2>&1 &
 echo $! >> "$QUEUE"
 echo "Submitted batch job $!"
 """
