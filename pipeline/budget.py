@@ -9,7 +9,7 @@ from dask.utils import parse_bytes
 
 from segpipe.pipeline.errors import InputRefusedError, StorageError
 from segpipe.pipeline.maps.layer import Layer
-from segpipe.pipeline.plan import CHUNK, Plan
+from segpipe.pipeline.plan import CHUNK, Plan, window_pixels
 from segpipe.pipeline.storage import free_bytes
 
 LARGEST_SIDE = 8192
@@ -57,8 +57,8 @@ class Costs:
 def choose_plan(plan: Plan, costs: Costs, limit: int, workers: int = 1) -> Plan:
     """The plan with the tile side by which so many workers are done first, within `limit` bytes.
 
-    Time counts as pixels: those of a tile, for each tile that the busiest worker has. Where sides
-    are equal in that, the smallest is chosen.
+    Time counts as pixels: those of a mean window, for each tile that the busiest worker has, and no
+    less than the largest. Where sides are equal in that, the smallest is chosen.
 
     Raises:
         InputRefusedError: not even the smallest tile fits.
@@ -72,7 +72,13 @@ def choose_plan(plan: Plan, costs: Costs, limit: int, workers: int = 1) -> Plan:
             f"a tile of {CHUNK} pixels needs {readable(costs.of(plans[0]))} of memory and "
             f"{readable(limit)} may be used; raise it with --memory, or use a smaller model"
         )
-    return min(fitting, key=lambda plan: -(-len(plan) // workers) * prod(plan.read_shape))
+    return min(fitting, key=lambda plan: _pixels_in_turn(plan, workers))
+
+
+def _pixels_in_turn(plan: Plan, workers: int) -> int:
+    """Pixels that the busiest worker computes."""
+    turns = -(-len(plan) // workers)
+    return max(prod(plan.read_shape), turns * window_pixels(plan.extents) // len(plan))
 
 
 def memory_limit(memory: str | None, workers: int = 1) -> int:

@@ -261,12 +261,10 @@ def _predict(
     try:
         return predictor.layers(pixels, valid, inner.slices, tuple(bands))
     except MemoryError:
-        # Where all windows have one shape, `read` may be more than the core needs.
-        parts: tuple[Window, ...] = core.halves() if core.pixels > CHUNK * CHUNK else (core,)
-        if parts == (core,) and plan.reads(core) == read:
+        if core.pixels <= CHUNK * CHUNK:
             raise
     whole = {name: np.empty(_shape(count, core), np.uint8) for name, count in bands.items()}
-    for half in parts:
+    for half in core.halves():
         # Each half reads what it needs and no more, on the stride: no label can change.
         part = plan.reads(half)
         rows, columns = part.relative_to(read).slices

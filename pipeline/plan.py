@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from math import gcd
 from typing import Any
 
 from segpipe.pipeline.grid import Grid
@@ -43,13 +45,26 @@ class Tile:
 
 
 @dataclass(frozen=True, slots=True)
+class Stretch:
+    """One direction of what is computed for a core: pixels before it, of it, and after it."""
+
+    before: int
+    core: int
+    after: int
+
+    @property
+    def length(self) -> int:
+        """All of them, a multiple of the stride."""
+        return self.before + self.core + self.after
+
+
+@dataclass(frozen=True, slots=True)
 class Axis:
-    """One direction of a plan: `length` pixels in cores of `side`, in windows of one `span`.
+    """One direction of a plan: `length` pixels in cores of `side`.
 
     A read window starts at a multiple of `stride` and ends at one or at the raster's end; it holds
-    `before` and `after` pixels around the core where the raster has them. All windows have the
-    same span, counted in the raster padded to a multiple of the stride: one that would leave the
-    raster is shifted inwards, which only adds to what the network sees.
+    `before` and `after` pixels around the core where the raster has them, and no more than that
+    takes.
     """
 
     length: int
@@ -64,21 +79,25 @@ class Axis:
         return -(-self.length // self.side)
 
     @property
-    def padded(self) -> int:
-        """The length, rounded up to a whole number of strides."""
-        return _up(self.length, self.stride)
-
-    @property
-    def span(self) -> int:
-        """Length of every read window, a multiple of the stride."""
-        # Starts repeat their phase against the stride after at most `stride` cores, of which the
-        # first ones reach beyond the raster; behind them nothing is longer.
-        distinct = self.stride + self.before // self.side + 2
-        inner = (
-            self._needed(index * self.side, (index + 1) * self.side)
-            for index in range(min(self.count, distinct))
+    def stretches(self) -> Counter[Stretch]:
+        """What is computed for the cores, and for how many of them."""
+        # Behind the first cores, whose windows are clipped, and before the last ones windows repeat
+        # as the starts of their cores repeat their phase against the stride.
+        first = min(-(-self.before // self.side), self.count)
+        whole = min(
+            (_up(self.length, self.stride) - self.after) // self.side, self.length // self.side
         )
-        return max(min(end, self.padded) - max(start, 0) for start, end in inner)
+        last = max(first, whole)
+        found = Counter(self.stretch(index) for index in (*range(first), *range(last, self.count)))
+        period = self.stride // gcd(self.side, self.stride)
+        for index in range(first, min(first + period, last)):
+            found[self.stretch(index)] += -(-(last - index) // period)
+        return found
+
+    def stretch(self, index: int) -> Stretch:
+        """What is computed for core `index`, in the raster padded to a multiple of the stride."""
+        (start, end), (low, high) = self.core(index), self.read(index)
+        return Stretch(start - low, end - start, _up(high, self.stride) - end)
 
     def core(self, index: int) -> tuple[int, int]:
         """First pixel of core `index`, and the first behind it."""
@@ -86,19 +105,16 @@ class Axis:
 
     def read(self, index: int) -> tuple[int, int]:
         """First pixel that core `index` reads, and the first behind, inside the raster."""
-        return self.around(*self.core(index), self.span)
+        return self.around(*self.core(index))
 
-    def around(self, start: int, end: int, span: int = 0) -> tuple[int, int]:
-        """What the pixels `start` to `end` need, widened to `span`, inside the raster."""
-        low, high = self._needed(start, end)
-        low = max(low, 0)
-        low = min(low, max(self.padded - span, 0))
-        return low, min(max(high, low + span), self.length)
+    def around(self, start: int, end: int) -> tuple[int, int]:
+        """What the pixels `start` to `end` need, inside the raster."""
+        low = (start - self.before) // self.stride * self.stride
+        return max(low, 0), min(_up(end + self.after, self.stride), self.length)
 
-    def _needed(self, start: int, end: int) -> tuple[int, int]:
-        return (start - self.before) // self.stride * self.stride, _up(
-            end + self.after, self.stride
-        )
+
+Extent = tuple[Stretch, Stretch]
+"""What is computed for a tile: its rows and its columns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,14 +156,22 @@ class Plan:
 
     @property
     def read_shape(self) -> tuple[int, int]:
-        """Height and width of what the network computes for a tile: one shape for all of them."""
-        return self.rows.span, self.columns.span
+        """Greatest height and greatest width of what the network computes for a tile."""
+        height, width = (
+            max(one.length for one in axis.stretches) for axis in (self.rows, self.columns)
+        )
+        return height, width
+
+    @property
+    def extents(self) -> Counter[Extent]:
+        """Rows and columns of what the network computes for a tile, and for how many tiles."""
+        rows, columns = self.rows.stretches.items(), self.columns.stretches.items()
+        return Counter({(row, column): m * n for row, m in rows for column, n in columns})
 
     @property
     def extra_work(self) -> float:
-        """Pixels that the network computes over pixels of the scene."""
-        height, width = self.read_shape
-        return len(self) * height * width / self.grid.pixels
+        """Pixels of the windows over pixels of the scene."""
+        return window_pixels(self.extents) / self.grid.pixels
 
     def tiles(self) -> Iterator[Tile]:
         """Every tile, row by row."""
@@ -194,6 +218,11 @@ class Plan:
         """The sha256 of the plan's canonical JSON, in hex."""
         text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def window_pixels(extents: Counter[Extent]) -> int:
+    """Pixels of so many windows."""
+    return sum(n * rows.length * columns.length for (rows, columns), n in extents.items())
 
 
 def _up(value: int, step: int) -> int:

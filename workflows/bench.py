@@ -5,11 +5,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
 from segpipe.models.engine import Precision
 from segpipe.pipeline.execution import embedded
+from segpipe.pipeline.plan import window_pixels
 from segpipe.workflows.catalogue import find_or_build
 from segpipe.workflows.memory import THREADS
 from segpipe.workflows.plan import prepare
@@ -113,7 +115,8 @@ def bench(
         )
     cut = replace(ready.plan, side=report.tile)
     predictor = Resident(ready.model).predictor(ready.use(), report.engine)
-    one = predictor.forward_seconds(*cut.read_shape)
+    shape = cut.read_shape
+    pixel = predictor.forward_seconds(*shape) / prod(shape)
     return Benchmark(
         scene=Path(scene),
         model=found.card.name,
@@ -124,7 +127,7 @@ def bench(
         precision=report.engine.precision,
         extra_work=cut.extra_work,
         end_to_end=report.seconds.total,
-        forward=one * report.tiles,
+        forward=pixel * window_pixels(cut.extents),
         read=report.seconds.read,
         predict=report.seconds.predict,
         write=report.seconds.write,

@@ -2,6 +2,7 @@
 
 import hashlib
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from segpipe.pipeline.errors import InputRefusedError
 from segpipe.pipeline.grid import Grid
-from segpipe.pipeline.plan import Plan, Tile
+from segpipe.pipeline.plan import Extent, Plan, Tile, window_pixels
 from segpipe.pipeline.vectors.polygons import (
     burn_shapes,
     check_overlap,
@@ -128,10 +129,17 @@ class Selection:
         return len(self) / len(self.plan)
 
     @property
+    def extents(self) -> Counter[Extent]:
+        """Rows and columns of what the network computes for a tile, and for how many tiles."""
+        if self.places is None:
+            return self.plan.extents
+        rows, columns = self.plan.rows, self.plan.columns
+        return Counter((rows.stretch(row), columns.stretch(column)) for row, column in self.places)
+
+    @property
     def extra_work(self) -> float:
-        """Pixels that the network computes over pixels that are wanted."""
-        height, width = self.plan.read_shape
-        return len(self) * height * width / self.pixels
+        """Pixels of the windows over pixels that are wanted."""
+        return window_pixels(self.extents) / self.pixels
 
     def tiles(self) -> Iterator[Tile]:
         """The tiles that are mapped, row by row."""

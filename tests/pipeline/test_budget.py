@@ -43,7 +43,9 @@ def sides(plan: Plan) -> list[Plan]:
 
 def rounds(plan: Plan, workers: int) -> int:
     """Pixels that the busiest worker computes."""
-    return ceil(len(plan) / workers) * prod(plan.read_shape)
+    windows = [tile.read for tile in plan.tiles()]
+    padded = [prod(ceil(n / plan.stride) * plan.stride for n in one.shape) for one in windows]
+    return max(prod(plan.read_shape), ceil(len(plan) / workers) * sum(padded) // len(plan))
 
 
 @given(plans, costs, limits, counts)

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segpipe.pipeline.grid import Grid
-from segpipe.pipeline.plan import CHUNK, Axis, Margin, Plan
+from segpipe.pipeline.plan import CHUNK, Axis, Margin, Plan, Stretch
 from segpipe.pipeline.window import Window
 
 extents = st.integers(0, 300)
@@ -74,24 +75,31 @@ def test_reads_start_and_end_on_the_stride_or_at_the_edge(plan: Plan) -> None:
 
 
 @given(plans)
-def test_the_network_sees_one_shape(plan: Plan) -> None:
-    def padded(length: int) -> int:
-        return -(-length // plan.stride) * plan.stride
-
-    shapes = {(padded(tile.read.height), padded(tile.read.width)) for tile in plan.tiles()}
-    assert shapes == {plan.read_shape}
+def test_windows_hold_no_more_than_is_needed(plan: Plan) -> None:
+    for tile in plan.tiles():
+        assert tile.read == plan.reads(tile.core)
+        needed = (tile.core.top - plan.margin.top, tile.core.left - plan.margin.left)
+        for start, least in zip((tile.read.top, tile.read.left), needed, strict=True):
+            assert start == 0 or start + plan.stride > least
+        needed = (tile.core.bottom + plan.margin.bottom, tile.core.right + plan.margin.right)
+        for end, most in zip((tile.read.bottom, tile.read.right), needed, strict=True):
+            assert end - plan.stride < most
 
 
 @given(plans)
-def test_windows_are_as_long_as_the_longest_that_is_needed(plan: Plan) -> None:
-    def padded(length: int) -> int:
-        return -(-length // plan.stride) * plan.stride
+def test_extents_are_those_of_the_tiles(plan: Plan) -> None:
+    def stretch(start: int, low: int, length: int, high: int) -> Stretch:
+        return Stretch(start - low, length, -(-high // plan.stride) * plan.stride - start - length)
 
-    needed = [plan.reads(tile.core) for tile in plan.tiles()]
-    assert plan.read_shape == (
-        max(padded(read.height) for read in needed),
-        max(padded(read.width) for read in needed),
+    found = Counter(
+        (
+            stretch(tile.core.top, tile.read.top, tile.core.height, tile.read.bottom),
+            stretch(tile.core.left, tile.read.left, tile.core.width, tile.read.right),
+        )
+        for tile in plan.tiles()
     )
+    assert plan.extents == found
+    assert plan.read_shape == tuple(max(one[at].length for one in found) for at in (0, 1))
 
 
 @given(plans, st.data())
@@ -108,8 +116,11 @@ def test_a_part_of_a_core_needs_no_more_than_the_core_reads(
 
 @given(plans)
 def test_the_extra_work_is_what_the_tiles_add_up_to(plan: Plan) -> None:
-    height, width = plan.read_shape
-    computed = sum(height * width for _ in plan.tiles())
+    def padded(length: int) -> int:
+        return -(-length // plan.stride) * plan.stride
+
+    reads = [tile.read for tile in plan.tiles()]
+    computed = sum(padded(read.height) * padded(read.width) for read in reads)
     assert plan.extra_work == pytest.approx(computed / plan.grid.pixels)
     assert len(plan) == sum(1 for _ in plan.tiles())
 
@@ -128,7 +139,8 @@ def test_other_plans_have_other_digests(plan: Plan, stride: int) -> None:
 
 def test_a_long_axis_is_planned_without_walking_it() -> None:
     axis = Axis(length=10**12, side=256, stride=37, before=5, after=9)
-    assert axis.span >= 256 + 14
+    assert axis.stretches.total() == axis.count
+    assert max(one.length for one in axis.stretches) >= 256 + 14
     start, end = axis.read(axis.count - 1)
     assert start % 37 == 0
     assert end == axis.length

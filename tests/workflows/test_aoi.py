@@ -145,9 +145,14 @@ def test_the_report_counts_what_is_inside(
         assert count["area_m2"] == pytest.approx(count["pixels"] * 28.5**2)
     touched = {(row // 256, column // 256) for row, column in np.argwhere(inside([CORNER]))}
     assert planned.tiles == report.tiles == len(touched) < 12
-    assert planned.extra_work == pytest.approx(
-        len(touched) * planned.read[0] * planned.read[1] / inside([CORNER]).sum()
+    cut = Plan(toys.grid(HEIGHT, WIDTH), 256, model.footprint.stride, planned.margin)
+    computed = sum(
+        rows.length * columns.length
+        for rows, columns in (
+            (cut.rows.stretch(row), cut.columns.stretch(column)) for row, column in touched
+        )
     )
+    assert planned.extra_work == pytest.approx(computed / inside([CORNER]).sum())
     assert report.seam is not None
     assert 0 < report.seam.pixels < 128 * 128
     assert report.seam.differing == 0

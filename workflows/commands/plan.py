@@ -37,7 +37,7 @@ def _text(found: PlanReport) -> str:
         [
             ("output", str(found.output)),
             ("tiles", texts.tiles(found.tiles, found.tile)),
-            ("each reads", f"{found.read[0]} x {found.read[1]} pixels"),
+            ("each reads", f"at most {found.read[0]} x {found.read[1]} pixels"),
             (
                 "margin",
                 f"top {margin.top}, left {margin.left}, bottom {margin.bottom}, "

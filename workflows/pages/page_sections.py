@@ -323,7 +323,7 @@ def tiles(report: Report, plan: Plan) -> Html:
     margin = plan.margin
     rows = {
         "tiles": texts.tiles(report.tiles, plan.side),
-        "read for a tile": f"{width:,} x {height:,} pixels",
+        "read for a tile": f"at most {width:,} x {height:,} pixels",
         "margin": f"{margin.top} above, {margin.left} left, {margin.bottom} below, "
         f"{margin.right} right",
         "extra work": f"{plan.extra_work:.2f} pixels computed for each of the scene",
