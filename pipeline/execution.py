@@ -85,6 +85,13 @@ _INSIST = 1000
 _FRESH = 5.0
 """Seconds for which the number of slots is believed."""
 
+_MOMENT = 0.05
+"""Seconds for which tasks are put together that are sent, or fetched, at once."""
+
+_PART = 8
+"""One task in so many of those in flight is fetched at once. No worker waits meanwhile: twice the
+slots are in flight."""
+
 _LOST = (CommClosedError, FutureCancelledError, asyncio.CancelledError, TimeoutError)
 
 
@@ -413,48 +420,65 @@ class Cluster(Generic[Resident]):
         running: dict[Any, Item] = {}
         room = _Room(self)
         stream = self.flow.stream(partial(finished.put, None))
+        # Packed once for all tasks; the scheduler, which repacks each of them, needn't open it.
+        packed = dumps(function)
 
         def submit() -> None:
-            while stream.take(room.limit()):
-                for item in itertools.islice(source, 1):
-                    future = self._submit(function, item, patience.deadline)
+            while free := stream.take(room.limit()):
+                batch = _at_hand(source, free)
+                stream.give(free - len(batch))
+                if not batch:
+                    break
+                for future, item in zip(self._sent(packed, batch, patience), batch, strict=True):
                     running[future] = item
                     future.add_done_callback(finished.put)
-                    break
-                else:
-                    stream.give()
-                    break
             stream.offer()
 
         with _losses_reported(self.client), contextlib.closing(stream):
             submit()
             pulse = _Pulse(self)
             while running:
-                future = pulse.wait(finished, patience)
-                if future is None:
-                    submit()
-                    continue
-                try:
-                    outcome = self._outcome(future, running[future], patience)
-                except TimeoutError:
-                    # The worker that has the result doesn't give it; it will be made again.
-                    pulse.feel()
-                    future.add_done_callback(finished.put)
-                    continue
-                del running[future]
-                stream.give()
+                ended = pulse.wait(finished, room.limit() // _PART, patience)
+                results = self._fetched(ended)
+                for future in ended:
+                    try:
+                        outcome = self._outcome(future, running[future], patience, results)
+                    except TimeoutError:
+                        # The worker that has the result doesn't give it; it will be made again.
+                        pulse.feel()
+                        future.add_done_callback(finished.put)
+                        continue
+                    del running[future]
+                    stream.give()
+                    yield outcome
                 submit()
-                yield outcome
 
-    def _outcome(self, future: Any, item: Item, patience: Patience) -> Any:
-        """What a finished task gave, or `Failed`.
+    def _fetched(self, futures: Sequence[Any]) -> Mapping[Any, Any]:
+        """The results of finished tasks by their futures, unless one of them doesn't come."""
+        ready = {future.key: future for future in futures if future.status == "finished"}
+        if not ready:
+            return {}
+        scheduler: Any = self.client.scheduler
+        try:
+            answer = _within(self.client, _BEAT, lambda: scheduler.gather(keys=list(ready)))
+        except TimeoutError:
+            return {}
+        found = answer["data"] if answer["status"] == "OK" else {}
+        return {ready[key]: result for key, result in found.items()}
+
+    def _outcome(
+        self, future: Any, item: Item, patience: Patience, results: Mapping[Any, Any]
+    ) -> Any:
+        """What a finished task gave, or `Failed`; it is asked for where it isn't among `results`.
 
         Raises:
             TimeoutError: the result doesn't come.
         """
         try:
+            if future in results:
+                result = results[future]
             # One that was finished may have gone with its worker in the meantime, and waits again.
-            if future.status in ("finished", "pending"):
+            elif future.status in ("finished", "pending"):
                 with _of_the_network():
                     result = future.result(timeout=_BEAT if future.status == "finished" else 0.1)
             else:
@@ -478,21 +502,30 @@ class Cluster(Generic[Resident]):
                     lambda: self.client.restart_workers([left.worker], raise_for_error=False),
                 )
 
-    def _submit(
-        self, function: Callable[[Resident, Item], Result], item: Item, deadline: float | None
-    ) -> Any:
-        place = item.name if isinstance(item, Named) else "call"
+    def _sent(self, packed: bytes, items: Sequence[object], patience: Patience) -> list[Any]:
+        """The tasks of these items, in one message."""
         run = "-".join(["segpipe", *filter(None, [self.run])])
-        return self.client.submit(
-            _on_worker,
-            self.name,
-            function,
-            item,
-            deadline,
-            key=f"{run}-{place}-{uuid.uuid4().hex[:8]}",
+        places = (item.name if isinstance(item, Named) else "call" for item in items)
+        futures: list[Any] = self.client.map(
+            partial(_on_worker, self.name, packed, patience.deadline),
+            items,
+            key=[f"{run}-{place}-{uuid.uuid4().hex[:8]}" for place in places],
+            pure=False,
             priority=-self.rank,
             resources={_GPU: self.share} if self.share else None,
         )
+        return futures
+
+
+def _at_hand(source: Iterator[Item], most: int) -> list[Item]:
+    """The next items, as many as come within a moment; none where there are no more."""
+    until = time.monotonic() + _MOMENT
+    found: list[Item] = []
+    for item in itertools.islice(source, most):
+        found.append(item)
+        if time.monotonic() > until:
+            break
+    return found
 
 
 class _Room:
@@ -519,14 +552,22 @@ class _Pulse:
         self._share = cluster.share
         self._manned = time.monotonic()
 
-    def wait(self, finished: "SimpleQueue[Any]", patience: Patience) -> Any:
-        """The next task that is finished.
+    def wait(self, finished: "SimpleQueue[Any]", most: int, patience: Patience) -> list[Any]:
+        """The next tasks that are finished, and others that are within a moment; or none.
 
         Raises:
             ClusterError: there have been no workers for too long.
             CommClosedError, TimeoutError: the scheduler is gone, or doesn't answer.
             StoppedError: the time is over.
         """
+        ended = [self._next(finished, patience)]
+        until = time.monotonic() + _MOMENT
+        while len(ended) < most and (left := until - time.monotonic()) > 0:
+            with contextlib.suppress(Empty):
+                ended.append(finished.get(timeout=left))
+        return [future for future in ended if future is not None]
+
+    def _next(self, finished: "SimpleQueue[Any]", patience: Patience) -> Any:
         while True:
             left = _require_time(patience)
             try:
@@ -826,16 +867,14 @@ class _LeftBehind:
 
 
 def _on_worker(
-    name: str,
-    function: Callable[[Resident, Item], Result],
-    item: Item,
-    deadline: float | None,
-) -> Result | _LeftBehind:
+    name: str, packed: bytes, deadline: float | None, item: Item
+) -> object | _LeftBehind:
     worker = get_worker()
     residence = cast(_Residence, worker.plugins[name])
     if skew := residence.skew:
         raise _skewed(f"the worker {worker.address}", skew)
-    resident = cast(Resident, residence.resident())
+    resident = residence.resident()
+    function: Callable[[object, Item], object] = pickle.loads(packed)
     try:
         return residence.deadlines.call(deadline, partial(function, resident, item))
     except OverdueError as error:
@@ -956,6 +995,10 @@ def _quiet() -> Iterator[None]:
         "distributed.scheduler.allowed-failures": 3,
         "distributed.scheduler.worker-ttl": _unless_set("distributed.scheduler.worker-ttl", "60s"),
         "distributed.comm.timeouts.connect": f"{_PATIENCE}s",
+        # Each connection keeps what it sent last, for debugging: tasks, thousands for each worker.
+        "distributed.admin.low-level-log-length": _unless_set(
+            "distributed.admin.low-level-log-length", 100
+        ),
         # The resident's parcel is meant to be as large as it is.
         "distributed.admin.large-graph-warning-threshold": "1 TB",
         # It looks at every thread a hundred times a second, beside the network.
@@ -965,7 +1008,7 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _unless_set(name: str, ours: str) -> object:
+def _unless_set(name: str, ours: object) -> object:
     """Our value of a setting, or the user's where it isn't Dask's own."""
     theirs: object = config.get(name)
     return ours if theirs == config.get(name, config=defaults) else theirs

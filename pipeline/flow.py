@@ -27,17 +27,16 @@ class Flow:
         """A new stream; `wake` is called, in any thread, when it may ask again."""
         return Stream(self, wake)
 
-    def _take(self, stream: "Stream", limit: int) -> bool:
+    def _take(self, stream: "Stream", limit: int) -> int:
         with self._lock:
             self._limit = limit
-            if stream.count and self._count >= limit:
-                if stream not in self._hungry:
-                    self._hungry.append(stream)
-                return False
-            stream.count += 1
-            self._count += 1
+            room = max(limit - self._count, 0 if stream.count else 1)
+            if not room and stream not in self._hungry:
+                self._hungry.append(stream)
+            stream.count += room
+            self._count += room
             self._peak = max(self._peak, self._count)
-            return True
+            return room
 
     def _give(self, stream: "Stream", count: int) -> None:
         with self._lock:
@@ -61,13 +60,13 @@ class Stream:
         self.count = 0
         self._flow = flow
 
-    def take(self, limit: int) -> bool:
-        """Whether one more task may start, where `limit` may be in flight over all streams."""
+    def take(self, limit: int) -> int:
+        """How many more tasks may start now, where `limit` may be in flight over all streams."""
         return self._flow._take(self, limit)
 
-    def give(self) -> None:
-        """Says that a task has ended, or that it didn't start."""
-        self._flow._give(self, 1)
+    def give(self, count: int = 1) -> None:
+        """Says that so many tasks have ended, or didn't start."""
+        self._flow._give(self, count)
 
     def offer(self) -> None:
         """Leaves what room there is to the others."""

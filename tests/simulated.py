@@ -35,7 +35,7 @@ from distributed.protocol.serialize import to_serialize
 from distributed.versions import get_versions
 
 from segpipe.models.engine import Engine
-from segpipe.pipeline.execution import Cluster, _address
+from segpipe.pipeline.execution import Cluster, _address, _quiet
 from segpipe.pipeline.mapping import Job
 from segpipe.pipeline.plan import Margin, Plan
 from segpipe.pipeline.predictor import Predictor
@@ -163,11 +163,6 @@ def mapped(job: Job, engine: Engine, resident: Predictor, piece: Piece) -> Recei
     raise NotImplementedError
 
 
-def known(dask_scheduler: Any) -> int:
-    """How many tasks a scheduler knows."""
-    return len(dask_scheduler.tasks)
-
-
 @dataclass(frozen=True, slots=True)
 class Cost:
     """What has been used up when so many tiles are done; seconds of CPU time, bytes of memory."""
@@ -205,13 +200,17 @@ def simulated(workers: int, threads: int = 3) -> Iterator[tuple[Client, psutil.P
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         file = Path(folder) / "scheduler.json"
         words = ["--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0"]
-        # Nobody sends heartbeats.
-        ttl = {"DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "1h"}
+        settings = {
+            # Nobody sends heartbeats.
+            "DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "1h",
+            "DASK_DISTRIBUTED__ADMIN__LOW_LEVEL_LOG_LENGTH": "100",
+        }
         scheduler = _started(
-            stack, ["dask", "scheduler", *words, "--scheduler-file", str(file)], ttl
+            stack, ["dask", "scheduler", *words, "--scheduler-file", str(file)], settings
         )
         address = _address(file)
         _started(stack, ["tests.simulated", "--crew", address, f"{workers}", f"{threads}"], {})
+        stack.enter_context(_quiet())
         client = stack.enter_context(Client(address, set_as_default=False))
         client.wait_for_workers(workers)
         yield client, psutil.Process(scheduler.pid)
@@ -242,6 +241,10 @@ def costs(workers: int, tiles: int, every: int) -> Iterator[Cost]:
         scene = toys.write_scene(Path(folder) / "scene.tif", toys.landscape(64, 64))
         made = job(side, scene)
         selection = Selection.of(made.plan, None)
+
+        def known(dask_scheduler: Any) -> int:
+            """A function that takes no module with it: the scheduler needn't have torch."""
+            return len(dask_scheduler.tasks)
 
         def cost(done: int) -> Cost:
             used = [sum(process.cpu_times()[:2]) for process in (here, scheduler)]
