@@ -29,7 +29,7 @@ from segpipe.pipeline.errors import FingerprintMismatchError, StorageError
 from segpipe.pipeline.execution import Serial
 from segpipe.pipeline.maps import cog
 from segpipe.pipeline.staging import staged_beside
-from segpipe.workflows import cli, plan, resident, run
+from segpipe.workflows import cli, order, plan, resident, run
 from segpipe.workflows.pages import page_sections
 from segpipe.workflows.pages.markup import Html
 from tests import toys
@@ -85,9 +85,8 @@ def quick_runs() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "find", lambda *_, **__: model)
-        patch.setattr(run, "decide_engine", lambda *_, **__: Engine())
-        for opening in ("_workers", "workers_for"):
-            patch.setattr(run, opening, alone, raising=False)
+        patch.setattr(order, "decide_engine", lambda *_, **__: Engine())
+        patch.setattr(run, "workers_for", alone)
         patch.setattr(resident.Resident, "predictor", lambda *_, **__: Table())
         patch.setattr(plan, "gives_shares", lambda *_: False)
         patch.setattr(page_sections, "measured", lambda *_: Html(""))

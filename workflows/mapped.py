@@ -103,7 +103,7 @@ class Mapped:
             seam=self.seam,
             seconds=seconds,
             peak_rss_bytes=self.tally.peak_rss,
-            warnings=ready.warnings,
+            warnings=(*ready.warnings, *run.remarks),
             area_m2=grid_area(ready.plan.grid),
             probabilities=certainty.probabilities,
             confidence=certainty.confidence,

@@ -1,42 +1,30 @@
 """The main job: from a raster to a published map."""
 
-import os
-import socket
-import time as clock
-from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Literal
 
-from segpipe.models.engine import Engine, Precision
-from segpipe.models.formats.onnx_session import is_portable, refusal
+from segpipe.models.engine import Precision
 from segpipe.models.predictor import ENGINES
-from segpipe.pipeline.driver import Driver
-from segpipe.pipeline.errors import FingerprintMismatchError, StorageError
-from segpipe.pipeline.execution import Runner
-from segpipe.pipeline.guarantees import require_folder
 from segpipe.pipeline.journal import Journal, noting_errors
-from segpipe.pipeline.maps.label_store import STORE_MARKS
-from segpipe.pipeline.scenes.location import is_remote, place_of, shown
-from segpipe.pipeline.staging import discard, staged_beside, sweep_discarded
-from segpipe.pipeline.staging import staging as stage
+from segpipe.pipeline.scenes.location import is_remote, place_of
+from segpipe.pipeline.staging import staged_beside
 from segpipe.workflows.catalogue import Model, find
 from segpipe.workflows.errors import OptionError
-from segpipe.workflows.mapped import Mapped
-from segpipe.workflows.memory import THREADS, workspace
-from segpipe.workflows.plan import Preparation, prepare, target
+from segpipe.workflows.memory import THREADS
+from segpipe.workflows.order import Computing, Order
+from segpipe.workflows.plan import prepare, target
 from segpipe.workflows.polygons import PolygonForm
 from segpipe.workflows.reading.inputs import Bands, Reading, Scenes, named
-from segpipe.workflows.reading.series import ALONE, Series, wanted
-from segpipe.workflows.resident import Method, Resident, decide_engine
+from segpipe.workflows.reading.series import ALONE, Series
+from segpipe.workflows.resident import Method
 from segpipe.workflows.results.again import Origin
 from segpipe.workflows.results.delivery import Delivery
 from segpipe.workflows.results.map_item import ItemTarget
 from segpipe.workflows.results.products import Products
 from segpipe.workflows.results.report import Report
-from segpipe.workflows.stages import Progress, Run, Watcher, create_stores, fingerprint_of, run_id
+from segpipe.workflows.stages import Progress, Watcher
 from segpipe.workflows.tiles import Limits
 from segpipe.workflows.workers import workers_for
 
@@ -167,8 +155,10 @@ def run(
     if engine not in ENGINES:
         raise OptionError(f"the engines are {', '.join(ENGINES)}, got {engine}")
     found = find(model, trust_model)
-    if series.workers is None:
-        opened = workers_for(
+    opened = (
+        series.workers.lent()
+        if series.workers
+        else workers_for(
             found,
             threads=THREADS,
             device=device,
@@ -176,19 +166,16 @@ def run(
             scheduler_file=scheduler_file,
             workers=workers,
         )
-    else:
-        opened = series.workers.lent()
-    delivery = Delivery.of(
-        {
-            "output": output,
-            "probabilities": probabilities,
-            "confidence": confidence,
-            "polygons": polygons,
-            "report": report,
-            "stac": stac,
-        },
-        staging,
     )
+    names = {
+        "output": output,
+        "probabilities": probabilities,
+        "confidence": confidence,
+        "polygons": polygons,
+        "report": report,
+        "stac": stac,
+    }
+    delivery = Delivery.of(names, staging)
     with delivery.opened() as (names, remarks):
         products = Products.of(
             polygons=names["polygons"],
@@ -209,112 +196,27 @@ def run(
             certainty=products.certainty,
             new_run=new_run,
         )
-        _refuse_target(ready)
-        products.form.check(ready.plan.grid)
-        products = replace(
-            products, stac=ItemTarget.of(names["stac"], datetime, series.member, ready)
+        item = ItemTarget.of(names["stac"], datetime, series.member, ready)
+        order = Order(
+            scene=place_of(scene) if is_remote(scene) else Path(scene),
+            ready=ready,
+            remarks=remarks,
+            products=replace(products, stac=item),
+            delivery=delivery,
+            series=series,
+            origin=origin,
+            journal=Journal.of(log),
+            computing=Computing(device, precision, engine, workers),
+            zarr_format=zarr_format,
+            overwrite=overwrite,
+            new_run=new_run,
+            style=style,
         )
-        asked = wanted(ready, zarr_format, origin.arguments)
-        series.refuse_finished(ready.output, asked, overwrite=overwrite)
-        delivery.refuse_scene(ready.scene)
-        sweep_discarded(ready.output)
-        if not staged_beside(ready.output):
-            _refuse_existing(ready.output, overwrite)
-            products.refuse_existing(overwrite=overwrite)
-            delivery.claim(None, overwrite=overwrite)
-        name, use = run_id(ready), ready.use()
-        journal = Journal.of(log)
-        journal.begin(
-            name,
-            scene=shown(str(scene)),
-            output=ready.output,
-            model=ready.model.card.name,
-        )
+        order.refuse()
+        name = order.begin()
         with opened as lent:
-            everyone = lent.of_run(name, series.rank)
-            runner = everyone.on(device)
-            decide = partial(decide_engine, ready.scene, ready.plan, device, precision, engine, use)
-            chosen = runner.call(decide)
-            runner = everyone.on(chosen.device)
-            meter = partial(workspace, chosen, use, ready.scene.dtype, ready.wanted)
-            ready = ready.fitted(ready.costs(chosen, runner.call(meter)), workers or 1)
-            _note_cluster(journal, ready, chosen, runner)
-            fields = fingerprint_of(ready, chosen, zarr_format)
-
-            def fill(path: Path) -> None:
-                _refuse_existing(ready.output, overwrite)  # since it was looked for
-                products.refuse_existing(overwrite=overwrite)
-                create_stores(ready, chosen, name, zarr_format, path)
-
-            with stage(ready.output, fields, new_run=new_run, create=fill, run=name) as staged:
-                begun = Run(name, ready, use, chosen, staged, runner, journal)
-                lacking = require_folder(staged.folder, runner)
-                if new_run:
-                    delivery.clear(staged)
-                if not begun.is_published:
-                    _refuse_existing(ready.output, overwrite)
-                products.claim(staged, overwrite=overwrite)
-                delivery.claim(staged, overwrite=overwrite)
-                if not begun.is_published:
-                    _announce(begun, origin, overwrite)
-                mapped = Mapped.of(begun, limits, watch)
-                place = place_of(scene) if is_remote(scene) else Path(scene)
-                made = mapped.publish(place, start, style=style, overwrite=overwrite)
-                made = replace(
-                    made,
-                    warnings=(
-                        *ready.warnings,
-                        *remarks,
-                        *lacking,
-                        *_instead(ready, chosen, engine),
-                    ),
-                    addresses=delivery.published,
-                )
-                made = products.write(made, ready, fields, origin)
-                if not made.failed:
-                    series.note(made, asked, products.paths)
-                delivery.send(overwrite=overwrite)
-                discard(staged)
-                journal.note("published", output=ready.output, seconds=made.seconds.total)
+            made = order.carried_out(name, lent, limits, watch, start)
     return replace(made, seconds=replace(made.seconds, total=perf_counter() - start))
-
-
-def _note_cluster(
-    journal: Journal, ready: Preparation, engine: Engine, runner: Runner[Resident]
-) -> None:
-    journal.note(
-        "cluster",
-        dashboard=runner.dashboard,
-        tiles=len(ready.selection),
-        tile=ready.plan.side,
-        device=engine.device,
-        engine=engine.name,
-        precision=engine.precision,
-    )
-
-
-def _announce(begun: Run, origin: Origin, overwrite: bool) -> None:
-    """Tells those who look at the staging folder who drives the run, and how it is resumed."""
-    Driver(
-        run=begun.id,
-        tiles=len(begun.ready.selection),
-        plan=begun.ready.plan,
-        layers=tuple(store.array for store in begun.job.stores),
-        started=clock.time(),
-        host=socket.gethostname(),
-        pid=os.getpid(),
-        command=f"{origin.command} --overwrite" if overwrite else origin.command,
-        folder=str(Path.cwd()),
-        dashboard=begun.runner.dashboard,
-    ).announce(begun.staged)
-
-
-def _instead(ready: Preparation, chosen: Engine, wanted: str) -> Iterator[str]:
-    """Says so where torch computed what another library was meant for."""
-    network = ready.tiled.network
-    if wanted == "auto" and chosen.name == "torch" and is_portable(network):
-        why = refusal(network, chosen.device, chosen.precision)
-        yield f"torch computed this ONNX file: {why}"
 
 
 def is_begun(
@@ -322,29 +224,3 @@ def is_begun(
 ) -> bool:
     """Whether there is an unfinished run for this output that the same call would resume."""
     return bool(staged_beside(target(scene, output, staging)))
-
-
-def _refuse_target(ready: Preparation) -> None:
-    """Passes if whoever replaces the output loses nothing but a map.
-
-    Raises:
-        OptionError: the output is the scene itself, or something that can't be a map.
-        StorageError: its folder can't be written to.
-    """
-    output = ready.output
-    sources = (Path(name) for name in (ready.scene.path, *ready.scene.files))
-    if output.exists() and any(path.exists() and output.samefile(path) for path in sources):
-        raise OptionError(f"{output} is the scene itself; name another output with -o")
-    if output.is_dir() and not any((output / name).is_file() for name in STORE_MARKS):
-        raise OptionError(f"{output} is a folder and no Zarr store; name another output with -o")
-    if not os.access(output.parent, os.W_OK | os.X_OK):
-        raise StorageError(
-            f"the folder {output.parent} can't be written to; choose another with -o"
-        )
-
-
-def _refuse_existing(output: Path, overwrite: bool) -> None:
-    if output.exists() and not overwrite:
-        raise FingerprintMismatchError(
-            f"{output} exists; name another output with -o, or replace it with --overwrite"
-        )

@@ -91,7 +91,8 @@ Watcher = Callable[[Progress], None]
 class Run:
     """A run that has its engine, its folder and its workers; `id` is what `run_id` gives.
 
-    `failed` are the tiles that its map is published without.
+    `remarks` are what its report warns of besides what is known without workers, `failed` the tiles
+    that its map is published without.
     """
 
     id: str
@@ -101,6 +102,7 @@ class Run:
     staged: Staging
     runner: Runner[Resident]
     journal: Journal = field(default_factory=Journal)
+    remarks: tuple[str, ...] = ()
     failed: tuple[Failure, ...] = ()
 
     @property
