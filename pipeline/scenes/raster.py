@@ -38,8 +38,9 @@ from segpipe.pipeline.scenes.remote import RangeFile, RemoteError, RemoteObject,
 from segpipe.pipeline.scenes.source import Band, Contents, check_block, file_identity
 from segpipe.pipeline.window import Window
 
-CACHE_BYTES = 256 << 20
-"""GDAL's decoded blocks a process: what a row of 2048-pixel tiles of a Landsat scene shares."""
+CACHE_BYTES = 64 << 20
+"""GDAL's decoded blocks a process. Threads have datasets of their own, so that a tile finds few of
+its neighbour's; what a cache takes, every long run takes, and a short one doesn't."""
 
 OPTIONS = {
     # Side-cars hold masks and nodata: they have to be seen.
