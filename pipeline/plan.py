@@ -64,7 +64,8 @@ class Axis:
 
     A read window starts at a multiple of `stride` and ends at one or at the raster's end; it holds
     `before` and `after` pixels around the core where the raster has them, and no more than that
-    takes.
+    takes; but no window is shorter than that of a core of one `CHUNK` within the raster. Libraries
+    compute small images with other kernels, whose last bits differ.
     """
 
     length: int
@@ -105,7 +106,10 @@ class Axis:
 
     def read(self, index: int) -> tuple[int, int]:
         """First pixel that core `index` reads, and the first behind, inside the raster."""
-        return self.around(*self.core(index))
+        least = _up(self.before + CHUNK + self.after, self.stride)
+        low, high = self.around(*self.core(index))
+        low = max(min(low, _up(self.length, self.stride) - least), 0)
+        return low, min(max(high, low + least), self.length)
 
     def around(self, start: int, end: int) -> tuple[int, int]:
         """What the pixels `start` to `end` need, inside the raster."""

@@ -5,13 +5,13 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from segpipe.models.architectures.layers import conv_norm_relu, he_conv, require
-from segpipe.models.architectures.network import Network
+from segpipe.models.architectures.trimming import WHOLE, Edges, TrimmedNetwork, trims
 
 DROPOUT = 0.2
 """Share of the coarsest level's channels that each training step leaves out."""
 
 
-class CompactFCN(Network):
+class CompactFCN(TrimmedNetwork):
     """Encoder, skips and learned upsampling (Long, Shelhamer, Darrell 2015, sections 3 and 4).
 
     The finest of `depth` + 1 levels has `width` channels, each coarser one half the resolution and
@@ -33,18 +33,21 @@ class CompactFCN(Network):
         self.up = nn.ModuleList(Fusion(coarse, fine) for coarse, fine in pairwise(widths[::-1]))
         self.score = nn.Conv2d(width, classes, 1)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Class scores, (N, classes, H, W); H and W are multiples of 2 to the power of depth."""
+    def inner(self, image: Tensor, unwanted: Edges) -> Tensor:
+        """The scores of `forward` without the unwanted edges."""
         x = self.finest(image)
         skips: list[Tensor] = []
         for down in self.down:
             skips.append(x)
             x = down(x)
         x = self.dropout(x)
-        for fuse, skip in zip(self.up, reversed(skips), strict=True):
-            x = fuse(x, skip)
-        scores: Tensor = self.score(x)
-        return scores
+        lost = WHOLE
+        edges = trims(unwanted, image, self.score, list(self.up))
+        for fuse, skip, needless in zip(self.up, reversed(skips), edges, strict=True):
+            x = (needless - lost).off(x)
+            lost = needless.finer()
+            x = fuse(x, lost.off(skip))
+        return (unwanted - lost).off(self.score(x))
 
 
 class Fusion(nn.Module):

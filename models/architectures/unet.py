@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from segpipe.models.architectures.layers import conv_norm_relu, require
 from segpipe.models.architectures.network import Network
 from segpipe.models.architectures.resnet import RESNET18, RESNET34, WIDTHS, Layout, ResNet
+from segpipe.models.architectures.trimming import WHOLE, Edges, TrimmedNetwork, trims
 
 DECODER = (256, 128, 64, 32, 16)
 """Channels of the decoder over a ResNet, coarse to fine."""
@@ -17,7 +18,7 @@ def double_conv(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(*conv_norm_relu(inputs, outputs), *conv_norm_relu(outputs, outputs))
 
 
-class UNet(Network):
+class UNet(TrimmedNetwork):
     """Encoder and decoder of `depth` poolings, with a skip at every size.
 
     The finest level has `width` channels, each coarser one twice as many. Upsampling is a learned
@@ -40,21 +41,25 @@ class UNet(Network):
         self.up = nn.ModuleList(double_conv(2 * narrow, narrow) for narrow in reversed(widths[:-1]))
         self.score = nn.Conv2d(width, classes, 1)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Class scores, (N, classes, H, W); H and W are multiples of 2 to the power of depth."""
+    def inner(self, image: Tensor, unwanted: Edges) -> Tensor:
+        """The scores of `forward` without the unwanted edges."""
         x = self.down[0](image)
         skips: list[Tensor] = []
         for convolutions in self.down[1:]:
             skips.append(x)
             x = convolutions(self.pool(x))
-        for upsample, convolutions in zip(self.upsamplings, self.up, strict=True):
-            # No name for what is joined: a skip's memory is free as soon as it was used.
-            x = convolutions(torch.cat((skips.pop(), upsample(x)), dim=1))
-        scores: Tensor = self.score(x)
-        return scores
+        lost = WHOLE
+        edges = trims(unwanted, image, self.score, list(self.up))
+        for upsample, convolutions, needless in zip(self.upsamplings, self.up, edges, strict=True):
+            x = upsample((needless - lost).off(x))
+            lost = needless.finer()
+            # One name for all: the memory of what is joined is free as soon as it was used.
+            x = torch.cat((lost.off(skips.pop()), x), dim=1)
+            x = convolutions(x)
+        return (unwanted - lost).off(self.score(x))
 
 
-class UNetResNet(Network):
+class UNetResNet(TrimmedNetwork):
     """U-Net over a ResNet: its five maps are the skips, upsampling is by nearest neighbour."""
 
     def __init__(self, layout: Layout, bands: int, classes: int) -> None:
@@ -68,15 +73,20 @@ class UNetResNet(Network):
         )
         self.score = nn.Conv2d(DECODER[-1], classes, 3, padding=1)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Class scores, (N, classes, H, W); H and W are multiples of 32."""
+    def inner(self, image: Tensor, unwanted: Edges) -> Tensor:
+        """The scores of `forward` without the unwanted edges."""
         skips: list[Tensor] = self.encoder(image)
         x = skips.pop()
-        for convolutions in self.up[:-1]:
-            x = convolutions(torch.cat((_doubled(x), skips.pop()), dim=1))
-        x = _doubled(x)
-        scores: Tensor = self.score(self.up[-1](x))
-        return scores
+        lost = WHOLE
+        edges = trims(unwanted, image, self.score, list(self.up))
+        for convolutions, needless in zip(self.up, edges, strict=True):
+            x = _doubled((needless - lost).off(x))
+            lost = needless.finer()
+            if skips:
+                # One name for all: the memory of what is joined is free as soon as it was used.
+                x = torch.cat((x, lost.off(skips.pop())), dim=1)
+            x = convolutions(x)
+        return (unwanted - lost).off(self.score(x))
 
 
 def unet_resnet18(bands: int, classes: int) -> Network:
