@@ -11,6 +11,9 @@ from torch.utils._pytree import tree_leaves
 
 from segpipe.models.pointwise import CONVOLUTIONS
 
+_TOGETHER = 16
+"""Channels that oneDNN computes together; its own layouts hold a multiple of them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
@@ -76,7 +79,15 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _copied(*tensors: Tensor) -> int:
-    return sum(one.nbytes for one in tensors if one.device.type == "cpu")
+    return sum(map(_own_layout, (one for one in tensors if one.device.type == "cpu")))
+
+
+def _own_layout(image: Tensor) -> int:
+    """Bytes of an image (batch, channel, row, column) in oneDNN's layout, if not of its own."""
+    if not image.numel() or not image.is_contiguous():  # channels_last needs no more
+        return image.nbytes
+    channels = image.shape[1]
+    return image.nbytes // channels * (-(-channels // _TOGETHER) * _TOGETHER)
 
 
 def _tensors(tree: object) -> Iterator[Tensor]:

@@ -46,10 +46,10 @@ def test_a_skip_that_was_used_takes_nothing() -> None:
     image = torch.zeros(1, 3, 64, 64)
     with torch.inference_mode(), Meter() as meter:
         network(image)
-    # At the convolution over what was joined: that, the result, and the convolution's copies. Neither
-    # the skip, 16 channels more, nor the coarser level are there any more.
-    joined, result = 32, 16
-    assert meter.peak == FLOAT * 64 * 64 * (joined + result + joined + result)
+    # At the convolution over what was joined: that, the coarser level it was made of, the result,
+    # and the convolution's copies. The skip, 16 channels more, isn't there any more.
+    joined, coarse, result = 32, 32 / 4, 16
+    assert meter.peak == FLOAT * 64 * 64 * (joined + coarse + result + joined + result)
 
 
 def predictor(precision: Precision = "fp32", architecture: str = "unet") -> TorchPredictor:
