@@ -33,7 +33,7 @@ from distributed import (
     rejoin,
     secede,
 )
-from distributed.client import FutureCancelledError
+from distributed.client import ClosedClientError, FutureCancelledError
 from distributed.comm.core import CommClosedError
 from distributed.config import defaults
 from distributed.protocol.pickle import dumps
@@ -92,7 +92,13 @@ _PART = 8
 """One task in so many of those in flight is fetched at once. No worker waits meanwhile: twice the
 slots are in flight."""
 
-_LOST = (CommClosedError, FutureCancelledError, asyncio.CancelledError, TimeoutError)
+_LOST = (
+    CommClosedError,
+    ClosedClientError,
+    FutureCancelledError,
+    asyncio.CancelledError,
+    TimeoutError,
+)
 
 
 @runtime_checkable
@@ -577,8 +583,6 @@ class _Pulse:
 
     def feel(self) -> None:
         """Asks the scheduler for its workers."""
-        if self._client.status != "running":
-            raise CommClosedError("the connection is closed")
         if _within(self._client, _silence(), partial(_slots, self._client, self._share)):
             self._manned = time.monotonic()
             return
@@ -635,8 +639,10 @@ def _within(client: Client, seconds: float, call: Callable[[], Awaitable[Any]]) 
 
     Raises:
         TimeoutError: not in time.
-        CommClosedError: no connection can be made.
+        CommClosedError: there is no connection, and none can be made.
     """
+    if client.status != "running":
+        raise CommClosedError("the connection is closed")
 
     async def bounded() -> Any:
         return await asyncio.wait_for(call(), seconds)
@@ -870,7 +876,12 @@ def _on_worker(
     name: str, packed: bytes, deadline: float | None, item: Item
 ) -> object | _LeftBehind:
     worker = get_worker()
-    residence = cast(_Residence, worker.plugins[name])
+    residence = worker.plugins.get(name)
+    if not isinstance(residence, _Residence):
+        raise ClusterError(
+            f"the scheduler of the worker {worker.address} was started anew and knows nothing of "
+            "this run; type the same command again"
+        )
     if skew := residence.skew:
         raise _skewed(f"the worker {worker.address}", skew)
     resident = residence.resident()

@@ -1,12 +1,14 @@
 """Runners give what a plain loop gives, whoever does the work and whoever dies."""
 
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,9 +17,10 @@ import pytest
 from dask import config
 from distributed import get_worker
 
-from segpipe.pipeline import versions
+from segpipe.pipeline import execution, versions
 from segpipe.pipeline.errors import ClusterError, InputRefusedError, TilesFailedError
 from segpipe.pipeline.execution import Cluster, Serial, embedded, existing
+from segpipe.pipeline.patience import Failed, Patience
 from segpipe.pipeline.plan import Tile
 from segpipe.pipeline.window import Window
 
@@ -72,6 +75,18 @@ def dask(role: str, file: Path, *options: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-m", "dask", role, *where, *options], stderr=subprocess.DEVNULL
     )
+
+
+def stand(runner: Cluster[int], status: str) -> None:
+    """Waits until the client's connection is in this state."""
+    while runner.client.status != status:
+        time.sleep(0.01)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -160,12 +175,9 @@ def test_a_worker_of_another_version_that_joins_later_ends_the_run(
 
 
 def test_no_scheduler_is_said_in_one_line() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        free = probe.getsockname()[1]
     with (
         pytest.raises(ClusterError, match="no Dask scheduler answers") as caught,
-        existing(7, scheduler=f"tcp://127.0.0.1:{free}"),
+        existing(7, scheduler=f"tcp://127.0.0.1:{free_port()}"),
     ):
         pass
     assert "\n" not in str(caught.value)
@@ -191,6 +203,80 @@ def test_a_lost_scheduler_is_noticed(tmp_path: Path) -> None:
         worker.kill()
         scheduler.wait()
         worker.wait()
+
+
+def test_a_scheduler_that_is_gone_or_started_anew_ends_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execution, "_PATIENCE", 5)
+    file, port = tmp_path / "scheduler.json", str(free_port())
+    with contextlib.ExitStack() as stack:
+
+        def started(role: str, *options: str) -> subprocess.Popen[bytes]:
+            process = dask(role, file, *options)
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            return process
+
+        def lost() -> None:
+            scheduler.kill()
+            stand(runner, "connecting")
+
+        scheduler = started("scheduler", "--port", port)
+        started("worker", "--no-nanny")
+        runner = stack.enter_context(existing(7, scheduler_file=str(file)))
+        assert runner.call(place)
+
+        lost()
+        scheduler = started("scheduler", "--port", port)
+        stand(runner, "running")
+        started("worker", "--no-nanny")
+        with pytest.raises(ClusterError, match="started anew"):
+            runner.call(place)
+
+        lost()
+        for status in ("connecting", "closed"):
+            stand(runner, status)
+            for call in (partial(runner.call, place), partial(runner.everywhere, os.getpid)):
+                with pytest.raises(ClusterError, match="was lost"):
+                    call()
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_results_that_are_not_fetched_together_are_asked_for_one_by_one(
+    cluster: Path, monkeypatch: pytest.MonkeyPatch, together: bool
+) -> None:
+    if not together:
+        monkeypatch.setattr(Cluster, "_fetched", lambda *_: {})
+    with existing(7, scheduler_file=str(cluster)) as runner:
+        patience = Patience(forgiven=(InputRefusedError,))
+        outcomes = list(runner.attempt(refused, range(50), patience))
+        (failed,) = (outcome for outcome in outcomes if isinstance(outcome, Failed))
+        assert (failed.item, failed.attempts) == (3, 2)
+        assert {*outcomes} - {failed} == {*range(50)} - {3}
+
+
+def test_tasks_go_in_few_messages_and_no_later_than_their_items_come(cluster: Path) -> None:
+    sent: list[int] = []
+
+    def slowly(items: Iterable[int]) -> Iterator[int]:
+        for item in items:
+            time.sleep(0.06)
+            yield item
+
+    with existing(7, scheduler_file=str(cluster)) as runner, pytest.MonkeyPatch.context() as patch:
+        true: Callable[..., object] = runner.client.map
+
+        def noted(function: object, items: Sequence[int], **options: object) -> object:
+            sent.append(len(items))
+            return true(function, items, **options)
+
+        patch.setattr(runner.client, "map", noted)
+        assert sorted(runner.map(scaled, range(8))) == [7 * item for item in range(8)]
+        assert len(sent) <= 2
+        sent.clear()
+        assert sorted(runner.map(scaled, slowly(range(8)))) == [7 * item for item in range(8)]
+        assert sent == [1] * 8
 
 
 def test_a_users_own_dask_work_goes_where_it_went_before() -> None:

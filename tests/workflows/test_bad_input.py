@@ -24,6 +24,8 @@ from segpipe.models.package import load
 from segpipe.pipeline import execution, storage
 from segpipe.pipeline.mapping import peak_rss
 from segpipe.pipeline.scenes.scene import open_scene
+from tests import processes
+from tests.processes import Crew
 from tests.workflows.conftest import (
     CLASSES,
     COMMAND,
@@ -706,6 +708,32 @@ def test_an_interrupted_run_resumes_with_the_command_that_it_prints(
     assert (outcome.code, outcome.err) == (0, "")
     report = json.loads(outcome.out)
     assert 0 < report["tiles_resumed"] < report["tiles"] == 32
+    assert (tmp_path / "map.tif").read_bytes() == (tmp_path / "whole.tif").read_bytes()
+    assert_clean(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_run_on_a_scheduler_that_is_terminated_resumes_there(
+    segpipe: Command, tmp_path: Path, model: tuple[str, ...]
+) -> None:
+    path, file = write_scene(tmp_path / "scene.tif", noise(1024, 2048)), tmp_path / "scheduler.json"
+    options = (*model, "--tile", "256", "--json", "--scheduler-file", str(file))
+    scheduler = processes.scheduler(file)
+    with Crew(file, 2).at_work():
+        assert segpipe("run", path, *options, "-o", "whole.tif").code == 0
+        process = start("run", path, *options, "-o", "map.tif", cwd=tmp_path)
+        while process.poll() is None and not list(tmp_path.glob(".*/receipts/*/*.json")):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        outcome = finish(process)
+        assert outcome.seconds < 5
+        line, resume = assert_resumable(outcome, 143)
+        assert "interrupted" in line
+        assert not (tmp_path / "map.tif").exists()
+        outcome = segpipe(*resume)
+    scheduler.kill()
+    assert (outcome.code, outcome.err) == (0, "")
+    assert json.loads(outcome.out)["tiles_resumed"] > 0
     assert (tmp_path / "map.tif").read_bytes() == (tmp_path / "whole.tif").read_bytes()
     assert_clean(tmp_path)
 
