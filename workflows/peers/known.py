@@ -84,14 +84,14 @@ PEERS = {
         "geoai_tiles",
         (Setting("25 % shared, spline", {"patch": 256, "overlap": 0.25, "batch": 4}),),
         ("geoai-py==0.40.1",),
-        ("geopandas", "leafmap", "rioxarray", "scooby", "tqdm"),
+        ("geopandas", "leafmap", "rioxarray", "scipy", "scooby", "tqdm"),
     ),
     "omnicloudmask": Peer(
         "OmniCloudMask",
         "omnicloudmask_patches",
         (Setting("30 % shared", {"patch": 1000, "overlap": 0.3, "batch": 1}),),
         ("omnicloudmask==1.8.1", "segmentation-models-pytorch", "timm", _TORCHVISION),
-        ("classcounter", "gdown", "huggingface-hub", "platformdirs", "tqdm"),
+        ("classcounter", "gdown", "huggingface-hub", "pillow", "platformdirs", "tqdm"),
     ),
     "rastervision": Peer(
         "Raster Vision",
