@@ -2,6 +2,7 @@
 
     .segpipe-outbox-NAME-HASH/
         id                      a random name, by which uploads from here know their own marks
+        map                     the address of the map
         FOLDER/NAME             a file, or a Zarr store, with the side-cars beside it
         FOLDER/.NAME.segpipe-*  the staging folder of the run
 
@@ -18,8 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segpipe.pipeline import storage
+from segpipe.pipeline.errors import InputRefusedError
 from segpipe.pipeline.scenes.location import Address
-from segpipe.pipeline.staging import staged_beside
+from segpipe.pipeline.staging import Staging, staged_beside
+
+_PREFIX = ".segpipe-outbox-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +41,16 @@ class Outbox:
     @property
     def folder(self) -> Path:
         """The outbox itself."""
-        return self.home / f".segpipe-outbox-{self.output.name}-{_hashed(self.output)}"
+        return self.home / f"{_PREFIX}{self.output.name}-{_hashed(self.output)}"
 
     def place(self, address: Address) -> Path:
         """Where the file that goes to an address is finished."""
         return self.folder / _hashed(address.folder) / address.name
+
+    @property
+    def runs(self) -> list[Staging]:
+        """The staging folders of all runs that were begun for the map."""
+        return [Staging(folder) for folder in staged_beside(self.place(self.output))]
 
     @property
     def owner(self) -> str:
@@ -63,17 +72,27 @@ class Outbox:
         Raises:
             StorageError: the disk refuses.
         """
-        if self.folder.is_dir() and not staged_beside(self.place(self.output)):
+        if self.folder.is_dir() and not self.runs:
             storage.remove(self.folder)
         try:
             for address in addresses:
                 storage.make_folder(self.place(address).parent)
+            storage.write(self.folder / "map", str(self.output).encode())
             if not (self.folder / "id").exists():
                 storage.write(self.folder / "id", uuid.uuid4().hex.encode())
             yield
         finally:
-            if self.folder.is_dir() and not staged_beside(self.place(self.output)):
+            if self.folder.is_dir() and not self.runs:
                 storage.remove(self.folder)
+
+
+def outboxes(home: Path) -> Iterator[Outbox]:
+    """The outboxes in a folder, by name; what only resembles one isn't among them."""
+    for folder in sorted(home.glob(f"{_PREFIX}*")):
+        with contextlib.suppress(OSError, ValueError, InputRefusedError):
+            outbox = Outbox(home, Address.of((folder / "map").read_text(encoding="utf-8")))
+            if outbox.folder == folder:
+                yield outbox
 
 
 def _hashed(address: Address) -> str:

@@ -10,6 +10,8 @@ from typing import Any
 from segpipe.pipeline.errors import FingerprintMismatchError, InputRefusedError
 from segpipe.pipeline.leftovers import Leftover, leftovers
 from segpipe.pipeline.maps.label_store import STORE_MARKS
+from segpipe.pipeline.scenes.location import is_remote
+from segpipe.workflows.results.delivery import outbox_of, output_address
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +35,19 @@ class Cleaning:
         }
 
 
-def found(places: Iterable[str | Path]) -> Cleaning:
+def found(places: Iterable[str | Path], staging: str | Path | None = None) -> Cleaning:
     """What `clean` would remove, and what it would keep.
 
     Args:
-        places: outputs, or folders, which stand for all outputs in them.
+        places: outputs, at their addresses too, or folders, which stand for all outputs in them.
+        staging: the folder in which maps for an object store are finished, the current one.
 
     Raises:
         InputRefusedError: an output's folder isn't there.
+        OptionError: nothing can be written to an address.
     """
     # Two places may mean the same.
-    all_found = {left.path: left for place in places for left in _beside(Path(place).absolute())}
+    all_found = {left.path: left for place in places for left in _of(place, staging)}
     return Cleaning(
         tuple(left for left in all_found.values() if left.reason is None),
         tuple(left for left in all_found.values() if left.reason is not None),
@@ -65,6 +69,16 @@ def clean(planned: Cleaning) -> Cleaning:
         else:
             removed.append(leftover)
     return Cleaning(tuple(removed), tuple(kept))
+
+
+def _of(place: str | Path, staging: str | Path | None) -> Iterator[Leftover]:
+    if not isinstance(place, str) or not is_remote(place):
+        yield from _beside(Path(place).absolute())
+        return
+    outbox = outbox_of(output_address("output", place), staging)
+    for leftover in leftovers(outbox.home):
+        if leftover.path == outbox.folder:
+            yield leftover
 
 
 def _beside(place: Path) -> Iterator[Leftover]:

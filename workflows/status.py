@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +13,10 @@ from segpipe.pipeline.driver import Driver, Pulse
 from segpipe.pipeline.errors import InputRefusedError
 from segpipe.pipeline.maps.label_store import STORE_MARKS
 from segpipe.pipeline.maps.map_facts import read_provenance
+from segpipe.pipeline.outbox import Outbox, outboxes
+from segpipe.pipeline.scenes.location import Place, is_remote, place_of
 from segpipe.pipeline.staging import Staging, staged_in
+from segpipe.workflows.results.delivery import outbox_of, output_address
 
 State = Literal["mapping", "publishing", "stopped", "published"]
 
@@ -42,7 +45,7 @@ class Status:
         driver: the process that drives the run, or did last.
     """
 
-    output: Path
+    output: Place
     state: State
     run: str | None = None
     tiles: int | None = None
@@ -95,12 +98,19 @@ class Status:
         }
 
 
-def status(path: str | Path) -> list[Status]:
+def status(path: str | Path, staging: str | Path | None = None) -> list[Status]:
     """How far the run for an output is; for a folder, all runs and maps in it, by name.
+
+    Args:
+        path: the output, at its address too, or the folder.
+        staging: the folder in which maps for an object store are finished, the current one.
 
     Raises:
         InputRefusedError: there is neither a run nor a map of this name.
+        OptionError: nothing can be written to this address.
     """
+    if isinstance(path, str) and is_remote(path):
+        return _of_outbox(outbox_of(output_address("output", path), staging)) or [_sent(path)]
     place = Path(path).absolute()
     if place.is_dir() and not _is_store(place):
         found = list(_in_folder(place))
@@ -121,6 +131,25 @@ def status(path: str | Path) -> list[Status]:
     )
 
 
+def _of_outbox(outbox: Outbox) -> list[Status]:
+    return [replace(_of_run(staged), output=outbox.output) for staged in outbox.runs]
+
+
+def _sent(name: str) -> Status:
+    """A map in a store.
+
+    Raises:
+        InputRefusedError: there is none.
+    """
+    address = place_of(name)
+    if told := read_provenance(address):
+        return Status(address, "published", told.get("SEGPIPE_RUN"))
+    raise InputRefusedError(
+        f"{address}: this is no map of segpipe, and no run for it was begun here; name what "
+        "`segpipe run` has after -o, and its --staging"
+    )
+
+
 def _in_folder(folder: Path) -> Iterator[Status]:
     runs = {staged.output: staged for staged in _staged_in(folder)}
     maps = {path for path in folder.iterdir() if path.suffix in _SUFFIXES}
@@ -128,6 +157,8 @@ def _in_folder(folder: Path) -> Iterator[Status]:
         found = _of_run(runs[output]) if output in runs else _of_map(output)
         if found is not None:
             yield found
+    for outbox in outboxes(folder):
+        yield from _of_outbox(outbox)
 
 
 def _staged_in(folder: Path) -> list[Staging]:

@@ -9,8 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from segpipe.pipeline.errors import FingerprintMismatchError, PipelineError, UnreachableError
+from segpipe.pipeline.errors import (
+    FingerprintMismatchError,
+    InputRefusedError,
+    PipelineError,
+    UnreachableError,
+)
 from segpipe.workflows import run
+from segpipe.workflows.clean import clean, found
+from segpipe.workflows.status import status
 from tests import disks, toys
 from tests.disks import Killed, stop, tree, watched
 from tests.object_server import Fault, Store, storing
@@ -174,11 +181,34 @@ def test_a_store_that_is_lost_leaves_a_run_that_goes_on(
     with pytest.raises(UnreachableError, match="503"):
         mapped(scene, "zarr-2", "s3://maps/a")
     assert run.is_begun(str(scene), "s3://maps/a/map.zarr")
+    (begun,) = status("s3://maps/a/map.zarr")
+    assert (begun.state, str(begun.output)) == ("stopped", "s3://maps/a/map.zarr")
+    assert begun.tiles == begun.stored
+    assert status(home) == [begun]
     assert not any("map.zarr/.z" in name for name in in_the_store(store))
     store.fault = lambda method, target: None
     mapped(scene, "zarr-2", "s3://maps/a")
     assert same(in_the_store(store), expected)
     assert list(home.iterdir()) == []
+    assert [entry.state for entry in status("s3://maps/a/map.zarr")] == ["published"]
+    with pytest.raises(InputRefusedError, match=r"s3://maps/b/map\.tif"):
+        status("s3://maps/b/map.tif")
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_unsent_map_is_cleaned_away(store: Store, scene: Path, home: Path) -> None:
+    (home / ".segpipe-outbox-map.tif-01234567").mkdir()
+    store.fault = lambda method, target: (
+        "busy" if method != "HEAD" and target.endswith("map.tif") else None
+    )
+    with pytest.raises(UnreachableError):
+        mapped(scene, "cog", "s3://maps/a")
+    assert found(["s3://maps/b/map.tif"]).removed == ()
+    (left,) = found(["s3://maps/a/map.tif"]).removed
+    assert (left.kind, str(left.output)) == ("unsent map", "s3://maps/a/map.tif")
+    assert found([home]).removed == (left,)
+    assert clean(found([home])).removed == (left,)
+    assert [path.name for path in home.iterdir()] == [".segpipe-outbox-map.tif-01234567"]
 
 
 @pytest.mark.usefixtures("quick")

@@ -15,11 +15,14 @@ from segpipe.workflows.terminal.console import print_json
 
 
 @click.command(short_help="Remove what unfinished runs left beside OUTPUT.")
-@click.argument("places", metavar="[OUTPUT|FOLDER]...", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("places", metavar="[OUTPUT|FOLDER]...", nargs=-1, type=options.DESTINATION)
+@options.staging
 @click.option("--dry-run", is_flag=True, help="Only tell what would be removed.")
 @click.option("--yes", is_flag=True, help="Don't ask.")
 @options.as_json
-def clean(places: tuple[Path, ...], dry_run: bool, yes: bool, as_json: bool) -> None:
+def clean(
+    places: tuple[str | Path, ...], staging: Path | None, dry_run: bool, yes: bool, as_json: bool
+) -> None:
     """Remove what runs that nobody will resume left beside each OUTPUT, or in each FOLDER.
 
     That is their hidden folders with the tiles that they had finished, and files that a killed
@@ -29,8 +32,9 @@ def clean(places: tuple[Path, ...], dry_run: bool, yes: bool, as_json: bool) -> 
     \b
     segpipe clean map.tif
     segpipe clean maps/ --dry-run
+    segpipe clean s3://bucket/map.tif --staging /shared
     """  # noqa: D301
-    planned = found(places or (Path(),))
+    planned = found(places or (Path(),), staging)
     if not as_json:
         click.echo(_text(planned))
     if planned.removed and not dry_run and (yes or _agreed(len(planned.removed))):

@@ -15,9 +15,10 @@ from segpipe.workflows.terminal.console import print_json
 
 
 @click.command(short_help="Tell how far the run for OUTPUT is.")
-@click.argument("outputs", metavar="[OUTPUT]...", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("outputs", metavar="[OUTPUT]...", nargs=-1, type=options.DESTINATION)
+@options.staging
 @options.as_json
-def status(outputs: tuple[Path, ...], as_json: bool) -> None:
+def status(outputs: tuple[str | Path, ...], staging: Path | None, as_json: bool) -> None:
     """Tell how far the run for each OUTPUT is: a map that is being made, was begun, or is done.
 
     Of a folder, all runs and maps in it; without a name, those of the current folder. Only looks:
@@ -26,8 +27,9 @@ def status(outputs: tuple[Path, ...], as_json: bool) -> None:
     \b
     segpipe status map.tif
     segpipe status maps/ --json
+    segpipe status s3://bucket/map.tif --staging /shared
     """  # noqa: D301
-    found = [entry for output in outputs or (Path(),) for entry in look(output)]
+    found = [entry for output in outputs or (Path(),) for entry in look(output, staging)]
     alone = len(found) == 1 and len(outputs) == 1
     if as_json:
         runs = [entry.to_dict() for entry in found]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # --help needn't wait for torch
     from segpipe.models.engine import Engine
     from segpipe.models.footprint import Footprint
+    from segpipe.pipeline.scenes.location import Place
 
 Row = Sequence[str]
 
@@ -51,12 +52,11 @@ def rate(tiles_per_second: float) -> str:
     return f"{tiles_per_second * 3600:,.1f} tiles an hour"
 
 
-def place(path: Path) -> str:
-    """A path as it is typed in the current folder."""
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
+def place(place: Place) -> str:
+    """A path as it is typed in the current folder, or an address."""
+    if isinstance(place, Path) and place.is_relative_to(Path.cwd()):
+        return str(place.relative_to(Path.cwd()))
+    return str(place)
 
 
 def area(square_metres: float | None) -> str:
