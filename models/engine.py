@@ -23,7 +23,7 @@ class Engine:
     """How labels were computed: all that can change a label besides scene and model.
 
     Attributes:
-        name: the library that runs the network, "torch" or "onnxruntime".
+        name: the library that runs the network, "torch", "openvino" or "onnxruntime".
         device: "cpu" or "cuda:N".
         precision: the numbers that the network computes with.
         threads: how many threads the network uses on a CPU; another number may change last bits.
@@ -55,8 +55,8 @@ class Engine:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision as torch names it."""
-        return DTYPES[self.precision]
+        """Of the numbers that torch holds; other libraries take fp32, whatever they compute with."""
+        return DTYPES[self.precision] if self.name == "torch" else torch.float32
 
     def to_dict(self) -> dict[str, Any]:
         """The engine as JSON takes it."""

@@ -3,9 +3,8 @@
 import copy
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
 
 import numpy as np
 import torch
@@ -17,25 +16,23 @@ from segpipe.models.blend import Blended
 from segpipe.models.card import ModelCard
 from segpipe.models.certainty import CONFIDENCE, PROBABILITIES, certainty
 from segpipe.models.converted import SlidingWindow
-from segpipe.models.engine import Engine, Precision, default_threads, find_device, is_native
-from segpipe.models.errors import DeviceError, ModelError
+from segpipe.models.engine import Engine, Precision, find_device
+from segpipe.models.errors import ModelError
 from segpipe.models.folding import fold
 from segpipe.models.formats import onnx_session
-from segpipe.models.formats.foreign import Foreign
 from segpipe.models.heap import Kept
+from segpipe.models.openvino_session import NAME as OPENVINO
+from segpipe.models.openvino_session import Session, on_openvino
 from segpipe.models.pointwise import settle
 from segpipe.models.workspace import Meter, Workspace
 
-__all__ = ["MINIMUM_AGREEMENT", "Engine", "Precision", "TorchPredictor", "choose_engine"]
-
-MINIMUM_AGREEMENT = 0.999
-"""Share of a sample's labels that must be the same in fp32 before another precision is chosen."""
+__all__ = ["Engine", "Precision", "TorchPredictor"]
 
 CLASSES = "classes"
 """Name of the labels among what a predictor gives."""
 
-ENGINES = ("auto", "torch", onnx_session.NAME)
-"""What `choose_engine` takes."""
+ENGINES = ("auto", "torch", onnx_session.NAME, OPENVINO)
+"""What a user may ask for."""
 
 SAMPLE = 64
 """Least side in pixels of the zeros by which a network shows which layers follow each other."""
@@ -79,7 +76,7 @@ class TorchPredictor:
         self._engine, self._shares = engine, shares
         # Contiguous fp32 has the bits of a plain forward pass; channels_last is faster, but moves
         # a label in ten million.
-        exact = engine.precision == "fp32" and self._device.type == "cpu"
+        exact = engine.dtype is torch.float32 and self._device.type == "cpu"
         self._format = torch.contiguous_format if exact else torch.channels_last
         self._normalise_by(card)
         self._network = self._prepared(network)
@@ -223,9 +220,14 @@ class TorchPredictor:
             torch.cuda.stream(self._stream),
         ):
             self._kept.before()
-            scores = self._scores(self._normalised(raw, usable))[(0, slice(None), *core)]
-            if CLASSES in wanted:
-                found[CLASSES] = self._labels(scores)
+            images = self._normalised(raw, usable)
+            if further or not isinstance(self._network, Session):
+                scores = self._scores(images)[(0, slice(None), *core)]
+                if CLASSES in wanted:
+                    found[CLASSES] = self._labels(scores)
+            elif CLASSES in wanted:
+                best = self._network.best(images)[(0, *core)]
+                found[CLASSES] = self._named(lambda rows: best[rows].long(), *best.shape)
             if further:
                 pinned = self._stream is not None
                 found |= certainty(scores, further, shares=bool(self._shares), pinned=pinned)
@@ -245,6 +247,10 @@ class TorchPredictor:
         engine = self._engine
         if engine.name == onnx_session.NAME:
             return onnx_session.on_onnxruntime(network, engine)
+        if engine.name == OPENVINO:
+            session = on_openvino(network, len(self._card.bands), self._stride, engine)
+            self._require(session.scored, session.example)
+            return session
         if engine.precision == "fp32":
             ready = copy.deepcopy(network).eval()
             if self._device.type == "cpu":
@@ -279,100 +285,34 @@ class TorchPredictor:
 
     def _scores(self, images: Tensor) -> Tensor:
         scores: Tensor = self._network(images)
-        expected = (1, len(self._card.classes), *images.shape[2:])
-        if scores.shape != expected:
+        self._require(scores.shape, images.shape)
+        return scores
+
+    def _require(self, scores: torch.Size, images: torch.Size) -> None:
+        """Passes if scores of this shape can be those of such images."""
+        expected = (1, len(self._card.classes), *images[2:])
+        if scores != expected:
             raise ModelError(
                 f"{self._card.name}: scores of shape {expected} were expected for an input of "
-                f"shape {tuple(images.shape)}, got {tuple(scores.shape)}; the card's classes and "
-                "the network's channels must match, and every pixel has scores"
+                f"shape {tuple(images)}, got {tuple(scores)}; the card's classes and the network's "
+                "channels must match, and every pixel has scores"
             )
-        return scores
 
     def _labels(self, scores: Tensor) -> Tensor:
         """Class values for (class, row, column), on the host."""
-        height, width = scores.shape[1:]
+        # `max` gives the channels that `argmax` does, three to eight times as fast on a CPU.
+        return self._named(lambda rows: scores[:, rows].max(dim=0).indices, *scores.shape[1:])
+
+    def _named(self, best: Callable[[slice], Tensor], height: int, width: int) -> Tensor:
+        """Class values for what `best` says of some rows: channels (row, column) of int64."""
         labels = torch.empty(
             (height, width), dtype=torch.uint8, pin_memory=self._stream is not None
         )
         rows = max(1, STRIP_PIXELS // width)
         for top in range(0, height, rows):
             strip = slice(top, top + rows)
-            # `max` gives the channels that `argmax` does, three to eight times as fast on a CPU.
-            best = scores[:, strip].max(dim=0).indices
-            labels[strip].copy_(torch.take(self._values, best), non_blocking=True)
+            labels[strip].copy_(torch.take(self._values, best(strip)), non_blocking=True)
         return labels
-
-
-def choose_engine(
-    network: nn.Module,
-    card: ModelCard,
-    stride: int,
-    pixels: NDArray[np.generic],
-    valid: NDArray[np.bool_],
-    *,
-    device: str = "auto",
-    precision: Precision | Literal["auto"] = "auto",
-    engine: str = "auto",
-    threads: int | None = None,
-) -> Engine:
-    """The fastest engine whose labels can be trusted.
-
-    `engine="auto"` is onnxruntime for a network from an ONNX file, where it is installed and has
-    the device and the precision that are asked for; else torch.
-
-    `precision="auto"` is bf16 where the device has it and at least `MINIMUM_AGREEMENT` of the valid
-    labels of the sample, `pixels` and `valid` as a predictor takes them, are the same in fp32; else
-    fp32. `device="auto"` is the first CUDA device, else the CPU.
-
-    Raises:
-        DeviceError: what was asked for isn't there.
-        MemoryError: the device can't hold the sample.
-    """
-    name = find_device(device)
-    count = default_threads() if threads is None else threads
-    if engine not in ENGINES:
-        raise DeviceError(f"the engines are {', '.join(ENGINES)}, got {engine!r}")
-    if engine != "torch":
-        why = onnx_session.refusal(network, name, precision)
-        if why is None:
-            version = onnx_session.version()
-            return Engine(onnx_session.NAME, name, threads=count, version=version)
-        if engine != "auto":
-            raise DeviceError(why)
-    if any(isinstance(one, Foreign) and not one.casts for one in network.modules()):
-        if precision not in ("auto", "fp32"):
-            raise DeviceError(
-                f"the file of {card.name} computes in fp32 alone; leave out --precision {precision}"
-            )
-        precision = "fp32"
-    if precision != "auto":
-        if precision == "fp16" and not is_native(precision, name):
-            raise DeviceError("this CPU has no fp16; use --precision auto, bf16 or fp32")
-        return Engine(device=name, precision=precision, threads=count)
-    reference = Engine(device=name, threads=count)
-    if not valid.any() or not is_native("bf16", name):
-        return reference
-    agreement = _agreement(network, card, stride, pixels, valid, reference)
-    trusted: Precision = "bf16" if agreement >= MINIMUM_AGREEMENT else "fp32"
-    return Engine(device=name, precision=trusted, threads=count, agreement=agreement)
-
-
-def _agreement(
-    network: nn.Module,
-    card: ModelCard,
-    stride: int,
-    pixels: NDArray[np.generic],
-    valid: NDArray[np.bool_],
-    reference: Engine,
-) -> float:
-    """Share of valid labels that bf16 and the reference agree on."""
-    everything = (slice(0, pixels.shape[1]), slice(0, pixels.shape[2]))
-    quick = Engine(device=reference.device, precision="bf16", threads=reference.threads)
-    first, second = (
-        TorchPredictor(network, card, stride, engine)(pixels, valid, everything)[valid]
-        for engine in (reference, quick)
-    )
-    return float(np.mean(first == second))
 
 
 def _settings(engine: Engine) -> AbstractContextManager[None]:

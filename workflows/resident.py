@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -11,13 +12,14 @@ from torch import nn
 
 from segpipe.models.blend import TiledNetwork, as_tiled
 from segpipe.models.card import NODATA, ModelCard
+from segpipe.models.choice import choose_engine
 from segpipe.models.converted import sliding_window
 from segpipe.models.engine import Engine, Precision
 from segpipe.models.errors import ModelError
 from segpipe.models.footprint import Footprint
 from segpipe.models.heap import keep_freed_memory
 from segpipe.models.package import SegmentationModel
-from segpipe.models.predictor import TorchPredictor, choose_engine
+from segpipe.models.predictor import TorchPredictor
 from segpipe.pipeline.errors import DamagedError
 from segpipe.pipeline.mapping import Job, is_stored, map_tile, observe
 from segpipe.pipeline.maps.label_store import LabelStore
@@ -99,7 +101,8 @@ class Resident:
         Raises:
             ModelError: this isn't the model that is asked for.
         """
-        wanted = (use.method, engine, use.shares)
+        # What it was compared with makes no other predictor.
+        wanted = (use.method, replace(engine, agreement=None), use.shares)
         with self._lock:
             if self.model.digest != use.model:
                 raise ModelError(
@@ -143,6 +146,8 @@ def decide_engine(
         device=device,
         precision=precision,
         engine=engine,
+        area=plan.grid.pixels,
+        kept=partial(resident.predictor, use),
     )
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from segpipe.models.choice import choose_engine
 from segpipe.models.engine import Engine
 from segpipe.models.errors import DeviceError, ModelError
 from segpipe.models.footprint import Footprint, measure
@@ -23,7 +24,7 @@ from segpipe.models.formats.foreign import Foreign, foreign_kind, read_foreign
 from segpipe.models.formats.torchscript import ScriptNetwork
 from segpipe.models.package import ITEM, SegmentationModel, certify, load, save
 from segpipe.models.pointwise import CONVOLUTIONS, settle
-from segpipe.models.predictor import TorchPredictor, choose_engine
+from segpipe.models.predictor import TorchPredictor
 from tests.models.test_package import CARD, edit
 from tests.toys import alive, landscape
 

@@ -16,13 +16,14 @@ pytest.importorskip("onnxscript")
 
 from segpipe.models.blend import Blended
 from segpipe.models.card import ClassInfo, ModelCard
+from segpipe.models.choice import choose_engine
 from segpipe.models.engine import Engine
 from segpipe.models.errors import DeviceError
 from segpipe.models.footprint import measure
 from segpipe.models.footprints.proof import prove
 from segpipe.models.formats import onnx_session
 from segpipe.models.formats.onnx_network import OnnxNetwork
-from segpipe.models.predictor import TorchPredictor, choose_engine
+from segpipe.models.predictor import TorchPredictor
 from tests import toys
 from tests.models.onnx_files import Array, by_onnxruntime, export, model, node, normal, written
 

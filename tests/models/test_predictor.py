@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from segpipe.models import engine as engines
 from segpipe.models.card import ClassInfo, ModelCard
+from segpipe.models.choice import choose_engine
 from segpipe.models.engine import Engine
 from segpipe.models.errors import DeviceError, ModelError
 from segpipe.models.folding import fold
-from segpipe.models.predictor import TorchPredictor, choose_engine
+from segpipe.models.predictor import TorchPredictor
 
 VALUES = (7, 0, 254, 3)
 STRIDE = 4
