@@ -15,12 +15,16 @@ from segpipe.workflows.resident import Resident, Use, around
 THREADS = 3
 """Threads of an embedded worker: one reads, one predicts, one writes."""
 
-_PROCESS_BYTES = 1_000_000_000
+_PROCESS_BYTES = 800_000_000
 """Python, torch with its kernels, GDAL with its block cache, and Dask in one process."""
 
-_WEIGHTS = 3
+_LIBRARY_BYTES = 200_000_000
+"""What another library than torch takes to be there: code, kernels, and its own form of a graph."""
+
+_WEIGHTS = 5
 """Copies of the weights: the model's own, the device's in its precision and layout, and one more
-while that is made, or while a layer's are brought into the order of a kernel."""
+while that is made, or while a layer's are brought into the order of a kernel. Those that travel to
+a process are there twice besides: in the parcel, and in the message that it came in."""
 
 _KEPT = 1.6
 """Memory that a process holds over what its tensors take: gaps between blocks that are kept, which
@@ -60,8 +64,10 @@ def costs(
         found: what the tensors take.
         layer_bands: bands of all layers beside the map.
     """
+    library = 0 if engine.name == "torch" else _LIBRARY_BYTES
+    weights = _WEIGHTS * model.weight_bytes
     return Costs(
-        fixed=_PROCESS_BYTES + _WEIGHTS * model.weight_bytes + int(_KEPT * found.fixed),
+        fixed=_PROCESS_BYTES + library + weights + int(_KEPT * found.fixed),
         computed=_KEPT * found.per_pixel,
         # A layer is there once in pixels and once in the bytes of its files.
         held=scene.bytes_per_pixel + 2 * (1 + layer_bands),

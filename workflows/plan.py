@@ -15,7 +15,7 @@ from segpipe.pipeline import budget
 from segpipe.pipeline.errors import InputRefusedError, StorageError
 from segpipe.pipeline.fingerprint import Fields
 from segpipe.pipeline.grid import Grid
-from segpipe.pipeline.maps.layer import CLASSES
+from segpipe.pipeline.maps.layer import CLASSES, CONFIDENCE, MEASURES, PROBABILITIES
 from segpipe.pipeline.maps.legend import Legend, LegendEntry
 from segpipe.pipeline.plan import CHUNK, Margin, Plan
 from segpipe.pipeline.scenes.location import Place, is_remote, place_of
@@ -52,7 +52,10 @@ class Preparation:
     @property
     def wanted(self) -> tuple[str, ...]:
         """Names of what is asked of the network."""
-        return CLASSES, *(layer.name for layer, _ in self.certainty.layers(self.model.card))
+        layers = [layer.name for layer, _ in self.certainty.layers(self.model.card)]
+        counted = self.certainty.counted and not layers
+        sure = (CONFIDENCE,) if counted or rivals(self.scene) else ()
+        return tuple(dict.fromkeys((CLASSES, *layers, *sure)))
 
     @property
     def plan(self) -> Plan:
@@ -78,7 +81,9 @@ class Preparation:
 
     def costs(self, engine: Engine, found: Workspace) -> budget.Costs:
         """What a worker takes that computes so."""
-        bands = sum(layer.count for layer, _ in self.certainty.layers(self.model.card))
+        card = self.model.card
+        counts = {PROBABILITIES: len(card.classes), CONFIDENCE: len(MEASURES)}
+        bands = sum(counts.get(name, 0) for name in self.wanted)
         return costs(self.model, self.scene, self.plan, engine, found, bands)
 
     def fitted(self, costs: budget.Costs, workers: int = 1) -> "Preparation":
@@ -175,11 +180,15 @@ def plan(
     engine: str = "auto",
     memory: str | None = None,
     aoi: str | Path | None = None,
+    probabilities: str | Path | None = None,
+    confidence: str | Path | None = None,
 ) -> PlanReport:
     """What `run` with the same options would do; writes nothing.
 
-    Precision and tiles are chosen as `run` does, on samples of the scene. The time is that of a
-    small window on this machine, scaled to the scene.
+    Precision and tiles are chosen as `run` does, on samples of the scene. The memory is that of the
+    process that is started and of each worker; a scheduler that exists holds the model's weights
+    too, packed, while the run is there. The time is that of a small window on this machine, scaled
+    to the scene.
 
     Raises:
         PipelineError, ModelError, DeviceError: what `run` would refuse.
@@ -187,6 +196,9 @@ def plan(
     scene, others = named(scene, mosaic)
     found = find(model, trust_model)
     sent = output_address("output", str(output)) if output and is_remote(output) else None
+    certainty = Certainty.of(
+        _unsent("probabilities", probabilities), _unsent("confidence", confidence), counted=False
+    )
     ready = prepare(
         scene,
         model=found,
@@ -196,6 +208,7 @@ def plan(
         tile=tile,
         memory=memory,
         aoi=aoi,
+        certainty=certainty,
     )
     resident, use = Resident(ready.model), ready.use()
     chosen = decide_engine(ready.scene, ready.plan, device, precision, engine, use, resident)
@@ -217,6 +230,13 @@ def plan(
         output=sent or ready.output,
         warnings=ready.warnings,
     )
+
+
+def _unsent(option: str, name: str | Path | None) -> str | Path | None:
+    """The name on a disk of what would go to an object store; others are as they are."""
+    if not isinstance(name, str) or not is_remote(name):
+        return name
+    return f"{option}-{output_address(option, name).name}"
 
 
 def prepare(

@@ -17,11 +17,13 @@ if TYPE_CHECKING:  # --help needn't wait for torch
 @click.command(short_help="Show what a run would take: tiles, memory, disk and time.")
 @click.argument("scenes", metavar="SCENE...", nargs=-1, required=True)
 @options.mapping
+@options.certainty
 @options.as_json
 def plan(scenes: tuple[str, ...], as_json: bool, **arguments: Any) -> None:
     """Show what `run` would do with SCENE: tiles, margin, extra work, memory, disk and time.
 
-    Nothing is written, and no cluster is asked.
+    Nothing is written, and no cluster is asked. The memory is that of each process that computes,
+    the one that is started among them.
     """
     from segpipe.workflows.plan import plan as plan_scene
 
