@@ -31,7 +31,7 @@ class Workspace:
 
 
 class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of the tensors that are made inside of it; `peak` is the most at once.
+    """Counts the bytes of the tensors that are made inside of it: all, and the most at once.
 
     What a convolution on a CPU takes for itself is added: oneDNN copies image and result into
     layouts of its own. A tensor counts as long as somebody holds it, a variable of a forward method
@@ -41,6 +41,7 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.peak: int = 0
+        self.made: int = 0
         self._alive: int = 0
         self._counted: set[int] = set()
 
@@ -71,6 +72,7 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if key not in self._counted:
             self._counted.add(key)
             self._alive += size
+            self.made += size
             weakref.finalize(storage, self._forget, key, size)
 
     def _forget(self, key: int, size: int) -> None:

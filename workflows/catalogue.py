@@ -57,7 +57,7 @@ def find(model: Model | None, trust: str | None = None) -> SegmentationModel:
     name = DEFAULT if model is None else str(model)
     if name in catalogue().bundled:
         return load(_bundled() / name)
-    if _is_architecture(name):
+    if is_architecture(name):
         raise ModelError(
             f"{name} is an architecture without weights; train it with "
             f"`segpipe train --architecture {name.partition(':')[0]}`, then name the package's "
@@ -101,7 +101,7 @@ def find_or_build(model: Model | None, trust: str | None = None) -> Segmentation
     Raises:
         ModelError: as `find`; or an option isn't known or out of bounds.
     """
-    if not isinstance(model, str) or not _is_architecture(model) or is_code(model):
+    if not isinstance(model, str) or not is_architecture(model):
         return find(model, trust)
     name, options = parse(model)
     bands = ("red", "green", "blue")
@@ -112,8 +112,9 @@ def find_or_build(model: Model | None, trust: str | None = None) -> Segmentation
     return SegmentationModel(build(name, len(bands), len(classes), **options), card)
 
 
-def _is_architecture(text: str) -> bool:
-    return text.partition(":")[0] in names()
+def is_architecture(text: str) -> bool:
+    """Whether it names what can be built, and so has no weights: `unet`, `unet:depth=3`."""
+    return text.partition(":")[0] in names() and not is_code(text)
 
 
 def _bundled() -> Path:

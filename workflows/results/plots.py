@@ -36,14 +36,8 @@ def figure(path: str | Path, width_mm: float = 160, height_mm: float = 100) -> I
         StorageError: the disk refuses.
     """
     place = Path(path)
-    if place.suffix.lower() != ".png":
-        raise OptionError(f"{place}: a picture is written as PNG; name a file that ends in .png")
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise OptionError(
-            "pictures take matplotlib, which isn't installed: pip install 'segpipe[plot]'"
-        ) from error
+    require_drawable(place)
+    from matplotlib.figure import Figure
 
     page = Figure(
         figsize=(width_mm / _MM_PER_INCH, height_mm / _MM_PER_INCH),
@@ -59,6 +53,22 @@ def figure(path: str | Path, width_mm: float = 160, height_mm: float = 100) -> I
     # Left to itself matplotlib signs with its version.
     page.savefig(drawn, format="png", metadata={"Software": None})
     storage.write(place, drawn.getvalue())
+
+
+def require_drawable(path: Path) -> None:
+    """Passes if a picture can be drawn to `path`, apart from its folder.
+
+    Raises:
+        OptionError: `path` doesn't end in .png, or matplotlib isn't installed.
+    """
+    if path.suffix.lower() != ".png":
+        raise OptionError(f"{path}: a picture is written as PNG; name a file that ends in .png")
+    try:
+        import matplotlib.figure  # noqa: F401  # whether it is there
+    except ImportError as error:
+        raise OptionError(
+            "pictures take matplotlib, which isn't installed: pip install 'segpipe[plot]'"
+        ) from error
 
 
 def _plain(axes: Axes) -> None:
