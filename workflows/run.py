@@ -115,7 +115,7 @@ def run(
         scheduler_file: a file that a Dask scheduler wrote.
         workers: processes on this machine, where no scheduler is named; by default one, or the
             cluster whose scheduler Dask's configuration names.
-        memory: the most that a worker may take, such as `8GB`.
+        memory: the most that each process may take, such as `8GB`.
         aoi: a file of polygons; outside of them the map is nodata, and tiles wholly outside are
             neither read nor computed. Inside, labels are those of the whole map.
         style: whether to write a QGIS style beside the output.

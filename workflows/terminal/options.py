@@ -236,7 +236,8 @@ tile = click.option(
 memory = click.option(
     "--memory",
     metavar="SIZE",
-    help="The most that a worker may take, such as 8GB. By default a share of what is free.",
+    help="The most that each process may take, such as 8GB: one, or with --workers N those and the "
+    "one that drives them. By default a share of what is free.",
 )
 device = click.option(
     "--device",
