@@ -8,13 +8,14 @@ from segpipe.models.errors import ModelError
 
 
 def bilinear_kernel(factor: int, *, even: bool = True) -> Tensor:
-    """Weights of a transposed convolution that upsamples bilinearly, (side, side).
+    """Weights of a transposed convolution that upsamples bilinearly, (side, side), on the CPU.
 
     The side is 2 `factor`, for scores that lie between two fine units (Long, Shelhamer, Darrell
     2015, section 3.3), or one less, for scores that lie on one.
     """
     side = 2 * factor if even else 2 * factor - 1
-    ramp = 1 - torch.abs(torch.arange(side) - (side - 1) / 2) / factor
+    places = torch.arange(side, device="cpu")
+    ramp = 1 - torch.abs(places - (side - 1) / 2) / factor
     return torch.outer(ramp, ramp)
 
 
@@ -76,7 +77,9 @@ class Upsampling(nn.Module):
 
     def _bilinear(self) -> Tensor:
         kernel = bilinear_kernel(self.factor, even=self.place % 1 == 0.5)
-        return kernel.expand(self.channels, 1, -1, -1).clone()
+        # Moved last of all: for work on the meta device torch would import its compiler.
+        whole = kernel.expand(self.channels, 1, -1, -1).clone()
+        return whole.to(torch.get_default_device())
 
 
 def score_layer(channels: int, classes: int) -> nn.Conv2d:
@@ -109,8 +112,14 @@ def he_conv(
     groups: int = 1,
     bias: bool = True,
 ) -> nn.Conv2d:
-    """A convolution whose weights keep the variance through a ReLU (He et al. 2015)."""
+    """A convolution whose weights keep the variance through a ReLU (He et al. 2015).
+
+    On the meta device there is nothing to fill, and torch would import its compiler for it, which
+    takes a second.
+    """
     layer = nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, groups, bias)
+    if layer.weight.is_meta:
+        return layer
     nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
     if bias:
         nn.init.zeros_(_bias(layer))
