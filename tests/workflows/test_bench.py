@@ -15,13 +15,14 @@ import numpy as np
 import psutil
 import pytest
 import rasterio
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from segpipe.models.bandwidth import Bandwidth, bandwidth
-from segpipe.models.engine import default_threads
-from segpipe.models.predictor import ENGINES
+from segpipe.models.engine import Engine, default_threads
+from segpipe.models.predictor import ENGINES, TorchPredictor
 from segpipe.pipeline.errors import InputRefusedError
 from segpipe.pipeline.scenes.raster import open_raster
 from segpipe.pipeline.scenes.scene import open_scene
@@ -276,6 +277,19 @@ def test_memory_moves_at_a_speed() -> None:
     found = bandwidth("cpu", 1, 1 << 20)
     assert found.memory > 1e6
     assert found.to_device is found.from_device is None
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_a_gpu_tells_its_own_time() -> None:
+    found = bandwidth("cuda:0", 1, 1 << 26)
+    assert found.to_device is not None
+    assert found.from_device is not None
+    assert found.memory > max(found.to_device, found.from_device) > 1e8
+    model, pixels = toys.small(), toys.landscape(512, 512)
+    engine = Engine(device="cuda:0")
+    predictor = TorchPredictor(model.network, model.card, model.footprint.stride, engine)
+    assert 0 < predictor.busy_seconds(pixels, pixels[0] > 0) < 60
 
 
 # Real runs, each a process of its own

@@ -118,7 +118,7 @@ def sweep_text(found: Sweep) -> Text:
                 f"{ratios.speed:.2f}",
                 f"{row.extra_work:.2f}",
                 f"{run.busy / run.seconds:.0%}",
-                f"{run.start:.1f}",
+                f"{run.cpu:.1f}",
                 f"{run.peak_rss_bytes / 1e9:.2f}",
                 f"{ratios.memory:.2f}",
                 "-" if row.differing is None else f"{row.differing}",
@@ -135,13 +135,13 @@ def sweep_text(found: Sweep) -> Text:
 
 
 _HEADING = (
-    *("tiles", "seconds", "Mpx/s", "speed", "computed", "busy", "start", "memory", "of 1st"),
+    *("tiles", "seconds", "Mpx/s", "speed", "computed", "busy", "CPU s", "memory", "of 1st"),
     "differ",
 )
 _COLUMNS = (
     "speed and memory (GB) over those of the first row; pixels computed for each wanted; share of "
-    "the time in which the network ran; seconds until the first tile; labels that differ from the "
-    "first row's map"
+    "the time in which the network ran; seconds of all cores, process and all; labels that differ "
+    "from the first row's map"
 )
 
 
