@@ -4,7 +4,10 @@ import platform
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 
-PACKAGES = ("segpipe", "torch", "onnxruntime", "numpy", "rasterio", "zarr", "dask", "distributed")
+PACKAGES = (
+    *("segpipe", "torch", "openvino", "onnxruntime"),
+    *("numpy", "rasterio", "zarr", "dask", "distributed"),
+)
 """What computes, reads and writes pixels, and what carries tasks."""
 
 Versions = Mapping[str, str]

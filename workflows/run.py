@@ -107,8 +107,9 @@ def run(
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         precision: `auto`, `fp32`, `bf16` or `fp16`; `auto` takes bf16 where the hardware has it
             and a sample of this scene agrees with fp32 in 99.9 % of the labels.
-        engine: `auto`, `torch` or `onnxruntime`; `auto` takes onnxruntime for models in ONNX files,
-            where it is installed.
+        engine: `auto`, `torch`, `openvino` or `onnxruntime`; `auto` takes onnxruntime for models in
+            ONNX files, and OpenVINO for large scenes with the precision `auto` on a CPU with bf16,
+            each where it is installed and, OpenVINO, where the sample agrees.
         method: `one-pass`, or `sliding-window` for a converted classifier: it is run on a crop for
             every score, which is slow, and the reference for the one pass.
         scheduler: address of a Dask scheduler, such as `tcp://10.0.0.1:8786`.

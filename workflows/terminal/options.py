@@ -256,10 +256,11 @@ precision = click.option(
 )
 engine = click.option(
     "--engine",
-    type=click.Choice(["auto", "torch", "onnxruntime"]),
+    type=click.Choice(["auto", "torch", "openvino", "onnxruntime"]),
     default="auto",
     show_default=True,
-    help="What computes the network; auto takes onnxruntime for models in ONNX files.",
+    help="What computes the network; auto takes onnxruntime for models in ONNX files, and OpenVINO "
+    "for large scenes where it is installed, the CPU has bf16 and a sample agrees with torch.",
 )
 aoi = click.option(
     "--aoi",
