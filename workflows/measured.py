@@ -11,7 +11,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -103,14 +103,14 @@ class Stand:
 
     Attributes:
         scene: what is mapped, `original` itself or repeated.
-        original: the file that was named.
+        original: the scene that was named.
         model: the model.
         words: how the command line names it.
         folder: where maps go.
     """
 
-    scene: Path
-    original: Path
+    scene: str | Path
+    original: str | Path
     model: SegmentationModel
     words: tuple[str, ...]
     folder: Path
@@ -121,7 +121,7 @@ class Stand:
             return self
         scene = self.folder / f"{shape[0]}x{shape[1]}.vrt"
         repeat(self.original, shape, scene)
-        return Stand(scene, self.original, self.model, self.words, self.folder)
+        return replace(self, scene=scene)
 
     @property
     def map(self) -> Path:
@@ -194,8 +194,7 @@ def stand(
             named = str(folder / "model")
             save(found, Path(named))
         words = ("-m", named, *(("--trust-model", trust_model) if trust_model else ()))
-        original = Path(scene)
-        yield Stand(original, original, found, words, folder).resized(shape)
+        yield Stand(scene, scene, found, words, folder).resized(shape)
 
 
 def tiles_in(lines: Iterable[str]) -> Iterator[TimedTile]:
