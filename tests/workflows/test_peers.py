@@ -154,10 +154,10 @@ def test_what_is_fed_to_tools_is_what_segpipe_feeds(tmp_path: Path) -> None:
 
 def test_ratios_are_of_segpipes_own_runs() -> None:
     rows = (
-        Row("whole image", "one pass, fp32", Figures(3.0, 1, 0, ""), 0),
-        Row("segpipe", "fp32", Figures(4.0, 1, 512, ""), 0),
-        Row("segpipe", "default", Figures(1.0, 1, 512, ""), 3),
-        Row("other", "any", Figures(10.0, 1, 256, ""), 25),
+        Row("whole image", "one pass, fp32", Figures(3.0, 3.0, 1, 0, ""), 0),
+        Row("segpipe", "fp32", Figures(4.0, 4.0, 1, 512, ""), 0),
+        Row("segpipe", "default", Figures(1.0, 1.0, 1, 512, ""), 3),
+        Row("other", "any", Figures(10.0, 10.0, 1, 256, ""), 25),
         Row("lacking", "any", reason="isn't there"),
     )
     found = Comparison("scene.tif", "model", 2_000_000, 1_000_000, rows)

@@ -63,13 +63,23 @@ def _text(found: Comparison) -> str:
     from segpipe.workflows.peers.comparison import DEFAULT, FP32
 
     rows: list[texts.Row] = [
-        ("tool", "setting", "Mpx/s", "memory", "labels differ", "over fp32", "over default")
+        (
+            "tool",
+            "setting",
+            "Mpx/s",
+            "CPU s",
+            "memory",
+            "labels differ",
+            "over fp32",
+            "over default",
+        )
     ]
     rows += [
         (
             row.tool,
             row.setting,
             _number(found.speed(row), ".2f"),
+            _number(row.figures.cpu_seconds, ".1f"),
             readable(row.figures.peak_rss_bytes),
             _number(found.share(row), ".4%"),
             _number(found.times(row, FP32), ".2f"),

@@ -94,6 +94,7 @@ class Comparison:
             "patch": row.figures.patch,
             "note": row.figures.note,
             "seconds": row.figures.seconds,
+            "cpu_seconds": row.figures.cpu_seconds,
             "megapixels_per_second": self.speed(row),
             "peak_rss_bytes": row.figures.peak_rss_bytes,
             "labels_differing": row.differing,

@@ -6,6 +6,7 @@ and leaves labels and figures there.
 
 import importlib
 import json
+import os
 import pickle
 import resource
 import signal
@@ -34,9 +35,17 @@ class AdapterError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What a tool took: seconds from the file to labels, and the most memory of its process."""
+    """What a tool took.
+
+    Attributes:
+        seconds: from the scene's file to labels.
+        cpu_seconds: of all cores meanwhile, which other work on the machine hardly changes.
+        peak_rss_bytes: the most memory of its process.
+        patch, note: as in `Mapped`.
+    """
 
     seconds: float
+    cpu_seconds: float
     peak_rss_bytes: int
     patch: int
     note: str
@@ -82,12 +91,17 @@ def main(folder: Path, adapter: str, options: Options) -> None:
     subject: Subject = pickle.loads((folder / _SUBJECT).read_bytes())
     labels = importlib.import_module(f"{__package__}.{adapter}").labels
     torch.set_num_threads(default_threads())
-    start = time.perf_counter()
+    start, before = time.perf_counter(), _cpu()
     mapped: Mapped = labels(subject, **options)
-    seconds = time.perf_counter() - start
+    seconds, cpu = time.perf_counter() - start, _cpu() - before
     np.save(folder / _LABELS, mapped.labels)
-    figures = Figures(seconds, _peak(), mapped.patch, mapped.note)
+    figures = Figures(seconds, cpu, _peak(), mapped.patch, mapped.note)
     (folder / _FIGURES).write_text(json.dumps(asdict(figures)), encoding="utf-8")
+
+
+def _cpu() -> float:
+    """Seconds of all cores, by this process and by those that it started and that have ended."""
+    return sum(os.times()[:4])
 
 
 def _peak() -> int:
