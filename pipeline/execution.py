@@ -39,6 +39,7 @@ from distributed.config import defaults
 from distributed.protocol.pickle import dumps
 from distributed.scheduler import KilledWorker
 from distributed.security import Security
+from distributed.utils import silence_logging_cmgr
 from distributed.utils_comm import gather_from_workers
 from tornado.ioloop import PeriodicCallback
 
@@ -772,7 +773,7 @@ def existing(
         ClusterError: there is no scheduler, or it has no workers.
     """
     place = scheduler or scheduler_file or ""
-    with _quiet(), contextlib.ExitStack() as stack:
+    with _quiet(), silence_logging_cmgr(logging.CRITICAL), contextlib.ExitStack() as stack:
         try:
             address = scheduler or _address(Path(place))
             _require_certificates(address)

@@ -84,6 +84,9 @@ class Forked:
         return [line for line in self.printed.splitlines() if line.startswith("segpipe: ")]
 
 
+_LATE = ("--death-timeout", "5")
+"""A worker that has read the address of a scheduler that is gone would look for it for ever."""
+
 Setting = Callable[[], None]
 """What is done in a process before its program begins."""
 
@@ -210,5 +213,7 @@ class Crew:
         while not self._end.is_set():
             self.members = [member for member in self.members if member.code is None]
             while len(self.members) < self.size:
-                self.members.append(worker(self.file, threads=self.threads, setting=self.setting))
+                self.members.append(
+                    worker(self.file, *_LATE, threads=self.threads, setting=self.setting)
+                )
             self._end.wait(0.02)
