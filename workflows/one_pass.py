@@ -1,5 +1,6 @@
 """What one pass saves: a converted classifier beside itself on overlapping crops."""
 
+import copy
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -8,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from segpipe.models.architectures.classifiers import CLASSIFIERS
 from segpipe.models.convolutionalize import convolutionalize
-from segpipe.models.engine import default_threads
+from segpipe.models.engine import default_threads, is_native
 from segpipe.models.heap import keep_freed_memory
 from segpipe.models.pointwise import settle
 from segpipe.workflows.results.plots import COLORS, figure
@@ -55,6 +56,7 @@ class OnePass:
         one_pass: the converted classifier on the whole image.
         batched: the classifier on all crops, some at a time.
         single: the classifier on one crop after the other.
+        half: one pass in bf16, which `segpipe run` takes where the hardware has it, else None.
         difference: largest difference of a score, over the scores' standard deviation; crops of a
             padded network see zeros where the whole image goes on.
         agreement: share of the cells whose best class is the same.
@@ -66,6 +68,7 @@ class OnePass:
     single: float
     difference: float
     agreement: float
+    half: float | None = None
 
     @property
     def over_batched(self) -> float:
@@ -131,6 +134,7 @@ def _measured(case: Case) -> OnePass:
     scores, one_pass = _timed(whole, (image,))
     batched, batched_seconds = _timed(classifier, torch.split(crops, case.batch))
     _, single_seconds = _timed(classifier, torch.split(crops, 1))
+    half = _half(classifier, case, image) if is_native("bf16", "cpu") else None
     of_crops = batched.T.reshape(CLASSES, case.cells, case.cells)
     return OnePass(
         case,
@@ -139,7 +143,16 @@ def _measured(case: Case) -> OnePass:
         single_seconds,
         float((scores[0] - of_crops).abs().max() / of_crops.std()),
         float((scores[0].argmax(0) == of_crops.argmax(0)).float().mean()),
+        half,
     )
+
+
+def _half(classifier: nn.Module, case: Case, image: Tensor) -> float:
+    """Seconds of one pass in bf16."""
+    network = convolutionalize(copy.deepcopy(classifier), case.crop).to(torch.bfloat16)
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    halved = image.to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
+    return _timed(network, (halved,))[1]
 
 
 def _crops(image: Tensor, case: Case) -> Tensor:

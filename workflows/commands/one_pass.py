@@ -40,14 +40,16 @@ def _text(found: Sequence[OnePass]) -> str:
     for result in found:
         case = result.case
         name = f"{case.classifier}, {case.cells} x {case.cells} of {case.image}"
+        half = () if result.half is None else (("one pass in bf16", result.half),)
         for title, seconds in (
             ("one pass", result.one_pass),
+            *half,
             (f"crops, {case.batch} at a time", result.batched),
             ("crops, one by one", result.single),
         ):
             ratio = seconds / result.one_pass
             each = 1000 * seconds / case.cells**2
-            rows.append((name, title, f"{seconds:.3f}", f"{ratio:.1f}", f"{each:.1f} ms"))
+            rows.append((name, title, f"{seconds:.3f}", f"{ratio:.2f}", f"{each:.1f} ms"))
             name = ""
     notes = [
         f"  {result.case.classifier}: best class alike in {result.agreement:.0%} of the cells; the "
