@@ -224,16 +224,22 @@ def double_margin(plan: Plan) -> Plan:
 def _sample(scene: Scene, plan: Plan) -> tuple[NDArray[np.generic], Mask]:
     """The one of some windows with the most valid pixels, and which of them are.
 
+    Without margins: what rounding does to a label doesn't depend on where its window ends, and the
+    margin of a deep network would be most of the work.
+
     Raises:
         DamagedError: none of them can be read.
     """
     reads = []
     damage = None
-    for core in _samples(plan):
+    for window in _samples(plan):
         try:
-            reads.append(scene.read(plan.reads(core)))
+            reads.append(scene.read(window))
         except DamagedError as error:
             damage = error
+            continue
+        if reads[-1][1].all():
+            break
     if damage is not None and not reads:
         raise damage
     return max(reads, key=lambda read: int(read[1].sum()))
