@@ -3,7 +3,7 @@
 import copy
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segpipe.models.architectures.trimming import Edges, TrimmedNetwork
 from segpipe.models.bandwidth import device_seconds
 from segpipe.models.blend import Blended
 from segpipe.models.card import ModelCard
@@ -25,6 +26,7 @@ from segpipe.models.heap import Kept
 from segpipe.models.openvino_session import NAME as OPENVINO
 from segpipe.models.openvino_session import Session, on_openvino
 from segpipe.models.pointwise import settle
+from segpipe.models.work import Side, pixels_computed
 from segpipe.models.workspace import Meter, Workspace
 
 __all__ = ["Engine", "Precision", "TorchPredictor"]
@@ -40,6 +42,10 @@ SAMPLE = 64
 
 _METERED = 256
 """Least side in pixels of the window on which memory is counted."""
+
+_CORNER = 96
+"""Side in pixels of the part that is wanted where the memory of margins is counted: as little as a
+decoder still trims to."""
 
 STRIP_PIXELS = 1 << 20
 """Pixels whose arg-max is taken at once: their 64-bit channel numbers take 8 MB."""
@@ -202,6 +208,14 @@ class TorchPredictor:
             work()  # warms up
             return min(device_seconds(self._device, work) for _ in range(repeats))
 
+    def pixels_computed(self, windows: Iterable[tuple[tuple[Side, Side], int]]) -> float:
+        """Pixels whose plain pass takes as many multiplications as all windows do.
+
+        Args:
+            windows: rows and columns of each window, and how many there are.
+        """
+        return pixels_computed(self._network, len(self._card.bands), self._stride, windows)
+
     def workspace(self, dtype: str, wanted: Collection[str] = (CLASSES,)) -> Workspace:
         """Bytes of all tensors in `layers` at their most, for pixels of this dtype.
 
@@ -210,19 +224,22 @@ class TorchPredictor:
         """
         if not isinstance(self._network, Blended | SlidingWindow):
             side = -(-_METERED // self._stride) * self._stride
-            return Workspace(0.0, self._metered(side, dtype, wanted) / side**2)
+            whole = self._metered(side, dtype, wanted, side) / side**2
+            trims = isinstance(self._network, TrimmedNetwork)
+            part = self._metered(side, dtype, wanted, _CORNER) / side**2 if trims else whole
+            return Workspace(0.0, whole, min(part, whole))
         # These compute windows of their own, one by one, whatever the size of the image.
         side = self._network.window if isinstance(self._network, Blended) else _METERED
-        small, large = ((n**2, self._metered(n, dtype, wanted)) for n in (side, 2 * side))
+        small, large = ((n**2, self._metered(n, dtype, wanted, n)) for n in (side, 2 * side))
         return Workspace.through(small, large)
 
-    def _metered(self, side: int, dtype: str, wanted: Collection[str]) -> int:
-        """Bytes of the tensors of a pass over a square window."""
+    def _metered(self, side: int, dtype: str, wanted: Collection[str], core: int) -> int:
+        """Bytes of the tensors of a pass over a square window, of which one corner is wanted."""
         pixels = np.zeros((len(self._card.bands), side, side), dtype)
-        everything = (slice(0, side), slice(0, side))
+        corner = (slice(0, core), slice(0, core))
         meter = Meter()
         with meter:
-            self.layers(pixels, np.ones((side, side), np.bool_), everything, wanted)
+            self.layers(pixels, np.ones((side, side), np.bool_), corner, wanted)
         return meter.peak
 
     def _predict(
@@ -244,7 +261,7 @@ class TorchPredictor:
             self._kept.before()
             images = self._normalised(raw, usable)
             if further or not isinstance(self._network, Session):
-                scores = self._scores(images)[(0, slice(None), *core)]
+                scores = self._inner(images, core)
                 if CLASSES in wanted:
                     found[CLASSES] = self._labels(scores)
             elif CLASSES in wanted:
@@ -304,6 +321,17 @@ class TorchPredictor:
         height, width = normal.shape[1:]
         padded = F.pad(normal, (0, -width % self._stride, 0, -height % self._stride))
         return padded[None].contiguous(memory_format=self._format)
+
+    def _inner(self, images: Tensor, core: tuple[slice, slice]) -> Tensor:
+        """Scores of the core, (class, row, column)."""
+        if not isinstance(self._network, TrimmedNetwork):
+            return self._scores(images)[(0, slice(None), *core)]
+        height, width = images.shape[2:]
+        (top, bottom, _), (left, right, _) = core[0].indices(height), core[1].indices(width)
+        edges = Edges(top, left, height - bottom, width - right)
+        scores = self._network.inner(images, edges)
+        self._require(scores.shape, edges.off(images).shape)
+        return scores[0]
 
     def _scores(self, images: Tensor) -> Tensor:
         scores: Tensor = self._network(images)

@@ -17,17 +17,24 @@ _TOGETHER = 16
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """Bytes that all tensors of a pass take at most: `fixed`, and `per_pixel` of its window."""
+    """Bytes that all tensors of a pass take at most.
+
+    Attributes:
+        fixed: whatever its window.
+        per_pixel: for each pixel of the window that is wanted.
+        per_other: for each pixel of the window that isn't.
+    """
 
     fixed: float
     per_pixel: float
+    per_other: float
 
     @classmethod
     def through(cls, small: tuple[int, int], large: tuple[int, int]) -> "Workspace":
         """The one on which two passes lie, each with its pixels and its bytes."""
         (few, less), (many, more) = small, large
         slope = max(more - less, 0) / (many - few)
-        return cls(max(less - slope * few, 0.0), slope)
+        return cls(max(less - slope * few, 0.0), slope, slope)
 
 
 class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -9,7 +9,7 @@ from dask.utils import parse_bytes
 
 from segpipe.pipeline.errors import InputRefusedError, StorageError
 from segpipe.pipeline.maps.layer import Layer
-from segpipe.pipeline.plan import CHUNK, Plan, window_pixels
+from segpipe.pipeline.plan import CHUNK, Extent, Plan, window_pixels
 from segpipe.pipeline.storage import free_bytes
 
 LARGEST_SIDE = 8192
@@ -34,7 +34,8 @@ class Costs:
 
     Attributes:
         fixed: bytes that don't depend on the tile: the process itself, the weights, the caches.
-        computed: bytes for each pixel that the network computes.
+        computed: bytes for each pixel of a core.
+        around: bytes for each pixel that the network computes around a core.
         held: bytes for each pixel of a read window, once for every thread.
         threads: how many tiles a process holds at once.
         least: pixels of the largest window that is computed apart from tiles.
@@ -42,16 +43,23 @@ class Costs:
 
     fixed: int
     computed: float
+    around: float
     held: float
     threads: int
     least: int = 0
 
     def of(self, plan: Plan) -> int:
         """Bytes that a worker process takes at its peak."""
-        height, width = plan.read_shape
-        held = self.held * min(self.threads, len(plan))
-        tiles = height * width * (self.computed + held)
+        held = self.held * min(self.threads, len(plan)) * prod(plan.read_shape)
+        tiles = held + max(self._computed(extent) for extent in plan.extents)
         return self.fixed + int(max(tiles, self.least * (self.computed + self.held)))
+
+    def _computed(self, extent: Extent) -> float:
+        """Bytes that the network takes for a tile."""
+        rows, columns = extent
+        core = rows.core * columns.core
+        others = rows.length * columns.length - core
+        return core * self.computed + others * self.around
 
 
 def choose_plan(plan: Plan, costs: Costs, limit: int, workers: int = 1) -> Plan:

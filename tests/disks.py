@@ -72,7 +72,7 @@ class Table:
 
     def workspace(self, *_: object) -> Workspace:
         """Next to nothing."""
-        return Workspace(0.0, 10.0)
+        return Workspace(0.0, 10.0, 10.0)
 
 
 @contextlib.contextmanager

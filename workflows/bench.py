@@ -177,7 +177,7 @@ def bench(
             run=done,
             limits=_limits(at, ready, plan, predictor, found, bands),
             bandwidth=found,
-            extra_work=plan.extra_work,
+            extra_work=predictor.pixels_computed(plan.extents.items()) / plan.grid.pixels,
             busy=done.busy if name == "cpu" else _busy(predictor, ready.scene, plan),
             scheduling=_scheduling(int(done.report["tiles"])),
         )
@@ -241,7 +241,7 @@ def _busy(predictor: TorchPredictor, scene: Scene, plan: Plan) -> float:
     shape = plan.read_shape
     pixels = np.zeros((len(scene.band_indexes), *shape), scene.dtype)
     seconds = predictor.busy_seconds(pixels, np.ones(shape, np.bool_))
-    return seconds / prod(shape) * plan.extra_work * plan.grid.pixels
+    return seconds / prod(shape) * predictor.pixels_computed(plan.extents.items())
 
 
 def _scheduling(tiles: int) -> float:

@@ -43,10 +43,10 @@ class Limit:
 
 
 def forward(predictor: TorchPredictor, plan: Plan) -> Limit:
-    """Bare forward passes over as many pixels as the plan's windows have, margins included."""
+    """Bare forward passes over as many pixels as the plan's windows take, margins included."""
     shape = plan.read_shape
     pixel = predictor.forward_seconds(*shape) / prod(shape)
-    return Limit(FORWARD, pixel * plan.extra_work * plan.grid.pixels)
+    return Limit(FORWARD, pixel * predictor.pixels_computed(plan.extents.items()))
 
 
 def decoding(scene: Scene, plan: Plan, threads: int) -> Limit:
@@ -95,7 +95,8 @@ def memory(predictor: TorchPredictor, scene: Scene, plan: Plan, found: Bandwidth
     if predictor.engine.name != "torch":
         return None
     made = traffic(predictor, len(scene.band_indexes), scene.dtype, plan.stride)
-    return Limit(MEMORY, 2 * made * plan.extra_work * plan.grid.pixels / found.memory)
+    pixels = predictor.pixels_computed(plan.extents.items())
+    return Limit(MEMORY, 2 * made * pixels / found.memory)
 
 
 def transfer(scene: Scene, plan: Plan, found: Bandwidth) -> Limit | None:

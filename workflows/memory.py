@@ -43,7 +43,9 @@ def workspace(
     # Another library's memory can't be seen; it has the same layers, and torch computes them too.
     tiled, seen = use.tiled(resident.model.network), replace(engine, name="torch", version="")
     predictor = TorchPredictor(tiled.network, use.card, tiled.stride, seen, use.shares)
-    return predictor.workspace(dtype, wanted)
+    taken = predictor.workspace(dtype, wanted)
+    # Other libraries compute the margins in full.
+    return replace(taken, per_other=taken.per_pixel)
 
 
 def costs(
@@ -69,6 +71,7 @@ def costs(
     return Costs(
         fixed=_PROCESS_BYTES + library + weights + int(_KEPT * found.fixed),
         computed=_KEPT * found.per_pixel,
+        around=_KEPT * found.per_other,
         # A layer is there once in pixels and once in the bytes of its files.
         held=scene.bytes_per_pixel + 2 * (1 + layer_bands),
         threads=THREADS,

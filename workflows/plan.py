@@ -10,6 +10,7 @@ from segpipe.models.certainty import gives_shares
 from segpipe.models.engine import Engine, Precision
 from segpipe.models.footprint import Footprint
 from segpipe.models.package import SegmentationModel
+from segpipe.models.predictor import TorchPredictor
 from segpipe.models.workspace import Workspace
 from segpipe.pipeline import budget
 from segpipe.pipeline.errors import InputRefusedError, StorageError
@@ -85,6 +86,14 @@ class Preparation:
         counts = {PROBABILITIES: len(card.classes), CONFIDENCE: len(MEASURES)}
         bands = sum(counts.get(name, 0) for name in self.wanted)
         return costs(self.model, self.scene, self.plan, engine, found, bands)
+
+    def extra_work(self, predictor: TorchPredictor) -> float:
+        """Pixels computed over pixels that are wanted.
+
+        Where a decoder computes less than its window, its multiplications count: as many pixels as
+        a plain pass would take them for.
+        """
+        return predictor.pixels_computed(self.selection.extents.items()) / self.selection.pixels
 
     def fitted(self, costs: budget.Costs, workers: int = 1) -> "Preparation":
         """The same run in tiles that suit the memory, unless their side was asked for.
@@ -215,17 +224,19 @@ def plan(
     taken = ready.costs(chosen, workspace(chosen, use, ready.scene.dtype, ready.wanted, resident))
     ready = ready.fitted(taken)
     side = -(-CHUNK // ready.tiled.stride) * ready.tiled.stride
-    seconds = resident.predictor(use, chosen).forward_seconds(side, side) / side**2
+    predictor = resident.predictor(use, chosen)
+    seconds = predictor.forward_seconds(side, side) / side**2
+    extra_work = ready.extra_work(predictor)
     return PlanReport(
         tiles=len(ready.selection),
         tile=ready.plan.side,
         read=ready.plan.read_shape,
         margin=ready.plan.margin,
-        extra_work=ready.selection.extra_work,
+        extra_work=extra_work,
         precision=chosen.precision,
         memory_bytes=taken.of(ready.plan),
         disk_bytes=ready.disk_bytes,
-        seconds=seconds * ready.selection.extra_work * ready.selection.pixels,
+        seconds=seconds * extra_work * ready.selection.pixels,
         footprint=ready.model.footprint,
         output=sent or ready.output,
         warnings=ready.warnings,

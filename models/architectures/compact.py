@@ -5,7 +5,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from segpipe.models.architectures.layers import conv_norm_relu, he_conv, require
-from segpipe.models.architectures.trimming import WHOLE, Edges, TrimmedNetwork, trims
+from segpipe.models.architectures.trimming import WHOLE, Edges, TrimmedNetwork
 
 DROPOUT = 0.2
 """Share of the coarsest level's channels that each training step leaves out."""
@@ -33,6 +33,10 @@ class CompactFCN(TrimmedNetwork):
         self.up = nn.ModuleList(Fusion(coarse, fine) for coarse, fine in pairwise(widths[::-1]))
         self.score = nn.Conv2d(width, classes, 1)
 
+    def levels(self) -> list[nn.Module]:
+        """What the decoder has at each level, coarse to fine."""
+        return list(self.up)
+
     def inner(self, image: Tensor, unwanted: Edges) -> Tensor:
         """The scores of `forward` without the unwanted edges."""
         x = self.finest(image)
@@ -42,7 +46,7 @@ class CompactFCN(TrimmedNetwork):
             x = down(x)
         x = self.dropout(x)
         lost = WHOLE
-        edges = trims(unwanted, image, self.score, list(self.up))
+        edges = self.trims(unwanted, (image.shape[-2], image.shape[-1]))
         for fuse, skip, needless in zip(self.up, reversed(skips), edges, strict=True):
             x = (needless - lost).off(x)
             lost = needless.finer()

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
+from math import prod
 
 from torch import Tensor, nn
 
@@ -54,7 +55,17 @@ its Convolution.cpp), and the last bits differ."""
 
 
 class TrimmedNetwork(Network):
-    """A network that computes less where not all of its scores are wanted."""
+    """A network that computes less where not all of its scores are wanted.
+
+    Attributes:
+        score: the layer that makes the scores of the finest level's map.
+    """
+
+    score: nn.Conv2d
+
+    def levels(self) -> list[nn.Module]:
+        """What the decoder has at each level, coarse to fine: an upsampling by 2, convolutions."""
+        raise NotImplementedError
 
     def forward(self, image: Tensor) -> Tensor:
         """Class scores, (N, classes, H, W); H and W are multiples of the stride."""
@@ -64,9 +75,31 @@ class TrimmedNetwork(Network):
         """The scores of `forward` without the unwanted edges."""
         raise NotImplementedError
 
+    def trims(self, unwanted: Edges, shape: tuple[int, int]) -> list[Edges]:
+        """What each level can do without of the map that it doubles, in an image of this shape."""
+        return trims(unwanted, shape, self.score, self.levels())
+
+    def saved(self, unwanted: Edges, shape: tuple[int, int]) -> float:
+        """Multiplications that `inner` does without, beside `forward`."""
+        levels, edges = self.levels(), self.trims(unwanted, shape)
+        saved = 0.0
+        for scale, (level, needless) in enumerate(zip(levels[::-1], edges[::-1], strict=True)):
+            height, width = shape[0] >> scale, shape[1] >> scale
+            left = needless.finer().leave(height, width)
+            layers = [*level.modules(), *([self.score] if scale == 0 else [])]
+            saved += sum(map(multiplications, layers)) * (height * width - left)
+        return saved
+
+
+def multiplications(layer: nn.Module) -> float:
+    """Of a convolution for each place of its output, for which a transposed one has a stride."""
+    if isinstance(layer, nn.ConvTranspose2d):
+        return layer.weight.numel() / prod(layer.stride)
+    return layer.weight.numel() if isinstance(layer, nn.Conv2d) else 0
+
 
 def trims(
-    unwanted: Edges, image: Tensor, score: nn.Module, levels: Sequence[nn.Module]
+    unwanted: Edges, shape: tuple[int, int], score: nn.Module, levels: Sequence[nn.Module]
 ) -> list[Edges]:
     """What each of a decoder's upsamplings can do without of the map that it doubles.
 
@@ -74,14 +107,14 @@ def trims(
 
     Args:
         unwanted: of the scores.
-        image: of the size of the scores.
+        shape: rows and columns of the scores.
         score: the layer that makes them of the finest level's map.
-        levels: the convolutions behind each upsampling, coarse to fine.
+        levels: what follows one another at each level, coarse to fine.
     """
     if unwanted == WHOLE:
         return [WHOLE] * len(levels)
     found: list[Edges] = []
-    height, width = image.shape[-2:]
+    height, width = shape
     edges = unwanted.within(reach(score))
     for scale, convolutions in enumerate(reversed(levels)):
         edges = edges.within(reach(convolutions)).coarser()

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from segpipe.models.architectures.layers import conv_norm_relu, require
 from segpipe.models.architectures.network import Network
 from segpipe.models.architectures.resnet import RESNET18, RESNET34, WIDTHS, Layout, ResNet
-from segpipe.models.architectures.trimming import WHOLE, Edges, TrimmedNetwork, trims
+from segpipe.models.architectures.trimming import WHOLE, Edges, TrimmedNetwork
 
 DECODER = (256, 128, 64, 32, 16)
 """Channels of the decoder over a ResNet, coarse to fine."""
@@ -41,6 +41,10 @@ class UNet(TrimmedNetwork):
         self.up = nn.ModuleList(double_conv(2 * narrow, narrow) for narrow in reversed(widths[:-1]))
         self.score = nn.Conv2d(width, classes, 1)
 
+    def levels(self) -> list[nn.Module]:
+        """What the decoder has at each level, coarse to fine: an upsampling by 2, convolutions."""
+        return [nn.ModuleList(pair) for pair in zip(self.upsamplings, self.up, strict=True)]
+
     def inner(self, image: Tensor, unwanted: Edges) -> Tensor:
         """The scores of `forward` without the unwanted edges."""
         x = self.down[0](image)
@@ -49,7 +53,7 @@ class UNet(TrimmedNetwork):
             skips.append(x)
             x = convolutions(self.pool(x))
         lost = WHOLE
-        edges = trims(unwanted, image, self.score, list(self.up))
+        edges = self.trims(unwanted, (image.shape[-2], image.shape[-1]))
         for upsample, convolutions, needless in zip(self.upsamplings, self.up, edges, strict=True):
             x = upsample((needless - lost).off(x))
             lost = needless.finer()
@@ -73,12 +77,16 @@ class UNetResNet(TrimmedNetwork):
         )
         self.score = nn.Conv2d(DECODER[-1], classes, 3, padding=1)
 
+    def levels(self) -> list[nn.Module]:
+        """The convolutions of each level, coarse to fine."""
+        return list(self.up)
+
     def inner(self, image: Tensor, unwanted: Edges) -> Tensor:
         """The scores of `forward` without the unwanted edges."""
         skips: list[Tensor] = self.encoder(image)
         x = skips.pop()
         lost = WHOLE
-        edges = trims(unwanted, image, self.score, list(self.up))
+        edges = self.trims(unwanted, (image.shape[-2], image.shape[-1]))
         for convolutions, needless in zip(self.up, edges, strict=True):
             x = _doubled((needless - lost).off(x))
             lost = needless.finer()

@@ -46,10 +46,10 @@ def test_a_skip_that_was_used_takes_nothing() -> None:
     image = torch.zeros(1, 3, 64, 64)
     with torch.inference_mode(), Meter() as meter:
         network(image)
-    # At the convolution over what was joined: that, the coarser level it was made of, the result,
-    # and the convolution's copies. The skip, 16 channels more, isn't there any more.
-    joined, coarse, result = 32, 32 / 4, 16
-    assert meter.peak == FLOAT * 64 * 64 * (joined + coarse + result + joined + result)
+    # At the convolution over what was joined: that, the result, and the convolution's copies.
+    # Neither the skip, 16 channels more, nor the coarser level are there any more.
+    joined, result = 32, 16
+    assert meter.peak == FLOAT * 64 * 64 * (joined + result + joined + result)
 
 
 def predictor(precision: Precision = "fp32", architecture: str = "unet") -> TorchPredictor:
@@ -72,6 +72,21 @@ def test_memory_grows_with_the_pixels(side: int) -> None:
     with Meter() as meter:
         found(pixels, valid, (slice(0, side), slice(0, side)))
     assert meter.peak == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize("core", [128, 256, 384])
+def test_margins_take_less_than_cores(core: int) -> None:
+    side, model = 512, toys.model("unet", depth=2, width=16)
+    found = TorchPredictor(model.network, model.card, 4, Engine())
+    taken = found.workspace("uint16")
+    assert taken.per_other < taken.per_pixel
+    start = (side - core) // 2
+    inside = slice(start, start + core)
+    pixels, valid = np.ones((3, side, side), np.uint16), np.ones((side, side), np.bool_)
+    with Meter() as meter:
+        found(pixels, valid, (inside, inside))
+    most = taken.per_pixel * core**2 + taken.per_other * (side**2 - core**2)
+    assert 0.6 * most < meter.peak <= most
 
 
 @given(st.floats(0, 1e9), st.floats(0, 1e4))

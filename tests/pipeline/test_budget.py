@@ -1,6 +1,7 @@
 """Tiles fit into the memory, and those are chosen by which a run is done first."""
 
 from dataclasses import replace
+from itertools import product
 from math import ceil, prod
 
 import psutil
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from segpipe.pipeline.budget import LARGEST_SIDE, Costs, choose_plan, memory_limit
 from segpipe.pipeline.errors import InputRefusedError
-from segpipe.pipeline.plan import CHUNK, Margin, Plan
+from segpipe.pipeline.plan import CHUNK, Margin, Plan, window_pixels
 from tests import toys
 
 margins = st.integers(0, 600)
@@ -25,6 +26,7 @@ costs = st.builds(
     Costs,
     fixed=st.integers(0, 10**9),
     computed=st.floats(1, 3000),
+    around=st.floats(1, 3000),
     held=st.floats(1, 100),
     threads=st.integers(1, 4),
     least=st.integers(0, 10**7),
@@ -43,9 +45,8 @@ def sides(plan: Plan) -> list[Plan]:
 
 def rounds(plan: Plan, workers: int) -> int:
     """Pixels that the busiest worker computes."""
-    windows = [tile.read for tile in plan.tiles()]
-    padded = [prod(ceil(n / plan.stride) * plan.stride for n in one.shape) for one in windows]
-    return max(prod(plan.read_shape), ceil(len(plan) / workers) * sum(padded) // len(plan))
+    turns = ceil(len(plan) / workers)
+    return max(prod(plan.read_shape), turns * window_pixels(plan.extents) // len(plan))
 
 
 @given(plans, costs, limits, counts)
@@ -70,9 +71,15 @@ def test_where_nothing_fits_the_least_need_is_told(plan: Plan, costs: Costs, lim
 def test_a_worker_needs_no_more_than_for_as_many_tiles_as_there_are(
     plan: Plan, costs: Costs
 ) -> None:
-    pixels = prod(plan.read_shape)
-    held = min(costs.threads, len(plan)) * costs.held
-    assert costs.of(plan) >= costs.fixed + int(pixels * (costs.computed + held))
+    held = min(costs.threads, len(plan)) * costs.held * prod(plan.read_shape)
+    last = plan.rows.count - 1, plan.columns.count - 1
+    places = product(*((0, 1, count // 2, count) for count in last))
+    for row, column in places:
+        tile = plan.tile(min(row, last[0]), min(column, last[1]))
+        computed = prod(ceil(n / plan.stride) * plan.stride for n in tile.read.shape)
+        others = computed - tile.core.pixels
+        need = costs.computed * tile.core.pixels + costs.around * others + held
+        assert costs.of(plan) >= costs.fixed + int(need)
     assert costs.of(plan) >= costs.fixed + int(costs.least * costs.computed)
 
 
