@@ -15,8 +15,9 @@ from segpipe.workflows.resident import Resident, Use, around
 THREADS = 3
 """Threads of an embedded worker: one reads, one predicts, one writes."""
 
-_PROCESS_BYTES = 800_000_000
-"""Python, torch with its kernels, GDAL with its block cache, and Dask in one process."""
+_PROCESS_BYTES = 1_000_000_000
+"""Python, torch with its kernels, GDAL with its block cache, and Dask in one process take half of
+it. The rest is for gaps in the heap, which are large beside the tensors of small tiles."""
 
 _LIBRARY_BYTES = 200_000_000
 """What another library than torch takes to be there: code, kernels, and its own form of a graph."""
