@@ -2,9 +2,10 @@
 
 import copy
 import importlib
-import importlib.util
 import sys
 import warnings
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as version_of
 from typing import Any
 
 import torch
@@ -125,13 +126,20 @@ def refusal(network: nn.Module, device: str, precision: str) -> str | None:
 
 
 def is_installed() -> bool:
-    """Whether the library can be imported."""
-    return importlib.util.find_spec(NAME) is not None
+    """Whether there is a package of that name; it isn't imported, which takes a moment."""
+    try:
+        return bool(version())
+    except PackageNotFoundError:
+        return False
 
 
 def version() -> str:
-    """Of the library that is installed."""
-    return str(_library().__version__)
+    """Of the package that is installed.
+
+    Raises:
+        PackageNotFoundError: none is.
+    """
+    return version_of(NAME)
 
 
 def on_openvino(network: nn.Module, bands: int, stride: int, engine: Engine) -> Session:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from segpipe.models import choice
+from segpipe.models import choice, openvino_session
 from segpipe.models.blend import Blended
 from segpipe.models.card import ClassInfo, ModelCard
 from segpipe.models.choice import choose_engine
@@ -304,11 +304,13 @@ def test_refusals_say_what_to_do(
 
 
 def test_without_openvino_torch_computes(unet: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr(openvino_session, "is_installed", lambda: False)
     assert chosen(unet, area=LARGE, device="cpu").name == "torch"
     with pytest.raises(DeviceError, match=r"isn't installed; pip install 'segpipe\[openvino\]'"):
         chosen(unet, engine=NAME)
+    monkeypatch.undo()
     monkeypatch.setitem(sys.modules, NAME, None)
+    assert chosen(unet, area=LARGE, device="cpu").name == "torch"
     with pytest.raises(DeviceError, match="can't be imported"):
         Session(unet, 3, STRIDE, engine())
 
