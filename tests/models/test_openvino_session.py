@@ -202,7 +202,7 @@ class Unpooled(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         pooled, places = nn.functional.max_pool2d(images, 2, return_indices=True)
-        scores: Tensor = self.last(nn.functional.max_unpool2d(pooled, places, 2))
+        scores: Tensor = self.last(nn.functional.max_unpool2d(pooled, places, (2, 2)))
         return scores
 
 
