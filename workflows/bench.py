@@ -165,7 +165,7 @@ def bench(
         watch(f"a run over {ready.plan.grid.height} x {ready.plan.grid.width} pixels")
         done = at.run(options)
         plan = replace(ready.plan, side=int(done.report["tile"]))
-        predictor = _predictor(ready, done)
+        predictor = predictor_of(ready, done)
         name = predictor.engine.device
         watch("the limits")
         found = bandwidth(name, default_threads())
@@ -199,7 +199,7 @@ def prepared(at: Stand, options: Mapping[str, Any]) -> Preparation:
     )
 
 
-def _predictor(ready: Preparation, done: Measured) -> TorchPredictor:
+def predictor_of(ready: Preparation, done: Measured) -> TorchPredictor:
     """What computed the run, here."""
     report: Mapping[str, Any] = done.report
     resident, use = Resident(ready.model), ready.use()

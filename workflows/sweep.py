@@ -14,7 +14,7 @@ from segpipe.pipeline import storage
 from segpipe.pipeline.errors import PipelineError
 from segpipe.pipeline.plan import CHUNK, Plan
 from segpipe.pipeline.scenes.raster import open_raster
-from segpipe.workflows.bench import Watcher, prepared
+from segpipe.workflows.bench import Watcher, predictor_of, prepared
 from segpipe.workflows.errors import OptionError
 from segpipe.workflows.machine import Machine, machine
 from segpipe.workflows.measured import Measured, RunFailedError, Shape, Stand, stand
@@ -238,8 +238,8 @@ class _Bench:
         place = self.stand.resized(setting.shape)
         options = {**self.options, **setting.options}
         try:
-            plan = prepared(place, options).plan
-            if late := self._lateness(plan.grid.pixels):
+            ready = prepared(place, options)
+            if late := self._lateness(ready.plan.grid.pixels):
                 return Row(setting.value, left_out=late)
             runs = [place.run(options, setting.cores) for _ in range(self.repeats)]
         except PipelineError as error:
@@ -247,8 +247,9 @@ class _Bench:
                 raise
             return Row(setting.value, left_out=str(error))
         self._last = run = min(runs, key=lambda run: run.seconds)
-        cut = replace(plan, side=int(run.report["tile"]))
-        return Row(setting.value, run, cut.extra_work, self._differing(cut))
+        plan = replace(ready.plan, side=int(run.report["tile"]))
+        computed = predictor_of(ready, run).pixels_computed(plan.extents.items())
+        return Row(setting.value, run, computed / plan.grid.pixels, self._differing(plan))
 
     def _lateness(self, pixels: int) -> str:
         """Why a run over so many pixels isn't begun, judged by the one before; else nothing."""

@@ -310,7 +310,7 @@ def test_maps_are_the_same_in_tiles_of_each_side(
     assert [row["tiles"] for row in told["rows"]] == [2 * 3, 2]
     assert first["sha256"] == second["sha256"]
     assert first["labels_differing"] == second["labels_differing"] == 0
-    assert first["extra_work"] > second["extra_work"] >= 1
+    assert first["extra_work"] > second["extra_work"] > 0.99
     page = (tmp_path / "a.md").read_text()
     for row in told["rows"]:
         seconds = row["seconds"]
