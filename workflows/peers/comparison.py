@@ -104,6 +104,14 @@ class Comparison:
         }
 
 
+def _own_settings(tile: str | int, engine: str) -> tuple[Setting, ...]:
+    """How segpipe runs: by torch in fp32, by another engine in fp32, and by default."""
+    exact = Setting(FP32, {"precision": "fp32", "engine": "torch", "tile": tile})
+    same = Setting(f"{FP32}, engine {engine}", {**exact.options, "engine": engine})
+    usual = Setting(DEFAULT, {"precision": "auto", "engine": engine, "tile": tile})
+    return (exact, usual) if engine == "torch" else (exact, same, usual)
+
+
 def _seconds(row: Row) -> float | None:
     return row.figures.seconds if row.figures else None
 
@@ -185,10 +193,7 @@ class _Bench:
     def rows(self, peers: dict[str, Peer], tile: str | int, engine: str) -> Iterator[Row]:
         """The whole image, segpipe itself, and then the others."""
         yield from self._of(_WHOLE, _WHOLE.settings)
-        settings = (
-            Setting(FP32, {"precision": "fp32", "engine": "torch", "tile": tile}),
-            Setting(DEFAULT, {"precision": "auto", "engine": engine, "tile": tile}),
-        )
+        settings = _own_settings(tile, engine)
         side = 0
         for row in self._of(Peer(OWN, "own_run", settings), settings):
             side = side or (row.figures.patch if row.figures else 0)
