@@ -316,7 +316,9 @@ class TorchPredictor:
         kind = torch.float32 if raw.dtype in narrow else torch.float64
         there = raw.to(self._device, non_blocking=True).to(kind)
         normal = (there - self._mean.to(kind)).div_(self._std.to(kind)).to(self._engine.dtype)
-        usable = valid.to(self._device, non_blocking=True) & normal.isfinite().all(0)
+        usable = valid.to(self._device, non_blocking=True)
+        if not self._stays_finite(raw.dtype):
+            usable = usable & normal.isfinite().all(0)
         normal.masked_fill_(~usable, 0)
         height, width = normal.shape[1:]
         padded = F.pad(normal, (0, -width % self._stride, 0, -height % self._stride))
@@ -332,6 +334,21 @@ class TorchPredictor:
         scores = self._network.inner(images, edges)
         self._require(scores.shape, edges.off(images).shape)
         return scores[0]
+
+    def _stays_finite(self, kind: torch.dtype) -> bool:
+        """Whether every number of this kind is finite when it's normalised.
+
+        To look at each of them takes half of what normalising takes.
+        """
+        if kind.is_floating_point or kind is torch.bool:
+            return False
+        span = torch.iinfo(kind)
+        reach = max(
+            abs(limit - mean) / std
+            for limit in (span.min, span.max)
+            for mean, std in zip(self._card.mean, self._card.std, strict=True)
+        )
+        return reach < torch.finfo(self._engine.dtype).max / 2
 
     def _scores(self, images: Tensor) -> Tensor:
         scores: Tensor = self._network(images)

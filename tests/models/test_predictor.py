@@ -4,6 +4,7 @@ import pickle
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -132,6 +133,15 @@ def test_any_size_and_any_core(height: int, width: int, data: st.DataObject) -> 
     core = slice(top, bottom), slice(left, right)
     labels = TorchPredictor(net(), card(), STRIDE, Engine())(pixels, valid, core)
     np.testing.assert_array_equal(labels, whole(net(), card(), pixels, valid)[core])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32])
+def test_whole_numbers_that_a_tiny_deviation_makes_infinite_are_invalid(dtype: DTypeLike) -> None:
+    pixels, tiny = scene(dtype), replace(card(), std=(1e-40,) * 3)
+    valid = np.ones(pixels.shape[1:], bool)
+    labels = TorchPredictor(net(), tiny, STRIDE, Engine())(pixels, valid, everything(pixels))
+    expected = whole(net(), card(), pixels, ~valid)
+    np.testing.assert_array_equal(labels, expected)
 
 
 @pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=needs_bf16)])
