@@ -14,6 +14,10 @@ GROWTH = 1.1
 """How much more a process may hold than after a pass into an empty heap, before it gives back what
 is free: blocks of other sizes leave gaps that the next pass can't use."""
 
+CHEAP = 512 << 20
+"""Fewer bytes than these go back before every pass: fetching them takes no time that shows, and
+gaps are large beside so little."""
+
 
 def keep_freed_memory() -> None:
     """Tells glibc to reuse what was freed instead of handing it back; elsewhere does nothing.
@@ -37,14 +41,19 @@ class Kept:
 
     def __init__(self) -> None:
         self._library = _glibc()
-        self._usual: int | None = None
+        self._least: int | None = None
+        self._usual = 0
         self._trimmed = False
 
     def before(self) -> None:
-        """Gives back what is free, if the process has grown since a pass into an empty heap."""
-        self._trimmed = self._usual is None or _resident() > GROWTH * self._usual
-        if self._trimmed and self._library is not None:
-            self._library.malloc_trim(0)
+        """Gives back what is free, if it is little, or grew since a pass into an empty heap."""
+        held = _resident()
+        few = self._least is None or held - self._least < CHEAP
+        self._trimmed = few or held > GROWTH * self._usual
+        if self._trimmed:
+            if self._library is not None:
+                self._library.malloc_trim(0)
+            self._least = _resident()
 
     def after(self) -> None:
         """Notes what a pass into an empty heap leaves."""
