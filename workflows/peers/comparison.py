@@ -109,7 +109,7 @@ def _own_settings(tile: str | int, engine: str) -> tuple[Setting, ...]:
     exact = Setting(FP32, {"precision": "fp32", "engine": "torch", "tile": tile})
     same = Setting(f"{FP32}, engine {engine}", {**exact.options, "engine": engine})
     usual = Setting(DEFAULT, {"precision": "auto", "engine": engine, "tile": tile})
-    return (exact, usual) if engine == "torch" else (exact, same, usual)
+    return (exact, usual) if engine in ("auto", "torch") else (exact, same, usual)
 
 
 def _seconds(row: Row) -> float | None:
