@@ -55,7 +55,7 @@ class Engine:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the numbers that torch holds; other libraries take fp32, whatever they compute with."""
+        """Of the numbers that torch holds; others take fp32, whatever they compute with."""
         return DTYPES[self.precision] if self.name == "torch" else torch.float32
 
     def to_dict(self) -> dict[str, Any]:
