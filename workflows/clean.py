@@ -11,7 +11,7 @@ from segpipe.pipeline.errors import FingerprintMismatchError, InputRefusedError
 from segpipe.pipeline.leftovers import Leftover, leftovers
 from segpipe.pipeline.maps.label_store import STORE_MARKS
 from segpipe.pipeline.scenes.location import is_remote
-from segpipe.workflows.results.delivery import outbox_of, output_address
+from segpipe.workflows.results.addresses import outbox_of, output_address
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,8 +31,8 @@ from segpipe.workflows.memory import costs, workspace
 from segpipe.workflows.reading.inputs import Bands, Reading, Scenes, named, open_input
 from segpipe.workflows.reading.reflectance import in_stored_units
 from segpipe.workflows.resident import Method, Resident, Use, decide_engine
+from segpipe.workflows.results.addresses import on_a_disk, output_address
 from segpipe.workflows.results.certainty import UNTOLD, Certainty
-from segpipe.workflows.results.delivery import on_a_disk, output_address
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from segpipe.pipeline.maps.map_facts import read_provenance
 from segpipe.pipeline.outbox import Outbox, outboxes
 from segpipe.pipeline.scenes.location import Place, is_remote, place_of
 from segpipe.pipeline.staging import Staging, staged_in
-from segpipe.workflows.results.delivery import outbox_of, output_address
+from segpipe.workflows.results.addresses import outbox_of, output_address
 
 State = Literal["mapping", "publishing", "stopped", "published"]
 
