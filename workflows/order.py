@@ -27,7 +27,7 @@ from segpipe.workflows.mapped import Mapped
 from segpipe.workflows.memory import workspace
 from segpipe.workflows.plan import Preparation
 from segpipe.workflows.reading.series import Series, wanted
-from segpipe.workflows.resident import Resident, decide_engine
+from segpipe.workflows.resident import Resident, Use, decide_engine
 from segpipe.workflows.results.again import Origin
 from segpipe.workflows.results.delivery import Delivery
 from segpipe.workflows.results.products import Products
@@ -137,7 +137,8 @@ class Order:
     @contextlib.contextmanager
     def _begun(self, name: str, everyone: Runner[Resident]) -> Iterator[Run]:
         """The run with its engine and its folder, which is locked while the block runs."""
-        ready, chosen, runner = self._fitted(everyone)
+        use = self.ready.use()
+        ready, chosen, runner = self._fitted(everyone, use)
         fields = fingerprint_of(ready, chosen, self.zarr_format)
 
         def fill(path: Path) -> None:
@@ -147,7 +148,7 @@ class Order:
         with stage(ready.output, fields, new_run=self.new_run, create=fill, run=name) as staged:
             lacking = require_folder(staged.folder, runner)
             remarks = (*self.remarks, *lacking, *self._instead(chosen))
-            begun = Run(name, ready, ready.use(), chosen, staged, runner, self.journal, remarks)
+            begun = Run(name, ready, use, chosen, staged, runner, self.journal, remarks)
             if self.new_run:
                 self.delivery.clear(staged)
             if not begun.is_published:
@@ -158,9 +159,11 @@ class Order:
                 self._announce(begun)
             yield begun
 
-    def _fitted(self, everyone: Runner[Resident]) -> tuple[Preparation, Engine, Runner[Resident]]:
+    def _fitted(
+        self, everyone: Runner[Resident], use: Use
+    ) -> tuple[Preparation, Engine, Runner[Resident]]:
         """The engine, the tiles that fit beside it into memory, and the workers that have it."""
-        ready, use, computing = self.ready, self.ready.use(), self.computing
+        ready, computing = self.ready, self.computing
         chosen = everyone.on(computing.device).call(
             partial(
                 decide_engine,

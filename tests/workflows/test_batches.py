@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from segpipe.models.card import ModelCard
+from segpipe.models.engine import Engine
 from segpipe.models.errors import ModelError
 from segpipe.models.package import SegmentationModel, load
 from segpipe.pipeline import execution
@@ -158,9 +159,9 @@ def test_a_worker_with_another_model_refuses(tiny_model: Path) -> None:
     model = load(tiny_model)
     other = SegmentationModel(model.network, renamed(model.card))
     use = Use(other.digest, other.card, other.footprint)
-    engine = execution.Serial(Resident(model))
+    worker = execution.Serial(Resident(model))
     with pytest.raises(ModelError, match="was to have the model"):
-        engine.call(lambda resident: resident.predictor(use, None))  # type: ignore[arg-type]
+        worker.call(lambda resident: resident.predictor(use, Engine()))
 
 
 def test_what_tasks_tell_of_a_model_has_no_weights() -> None:

@@ -326,7 +326,7 @@ def tiles(report: Report, plan: Plan) -> Html:
         "read for a tile": f"at most {width:,} x {height:,} pixels",
         "margin": f"{margin.top} above, {margin.left} left, {margin.bottom} below, "
         f"{margin.right} right",
-        "extra work": f"{plan.extra_work:.2f} pixels computed for each of the scene",
+        "read in all": f"{plan.extra_work:.2f} pixels for each of the scene",
     }
     if report.failed:
         rows["failed, and nodata"] = summary(report.failed, report.tiles)
