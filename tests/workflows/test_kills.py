@@ -310,3 +310,12 @@ def test_a_killed_worker(stage: Stage, tmp_path: Path) -> None:
 
 def test_a_killed_scheduler(stage: Stage, tmp_path: Path) -> None:
     assert lose_schedulers(stage, 1, tmp_path).kills == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_killed_schedulers(stage: Stage, tmp_path: Path) -> None:
+    print(f"seed {SEED}")
+    total = lose_schedulers(stage, 50, tmp_path)
+    print(total)
+    assert total.kills == 50
