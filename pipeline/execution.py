@@ -70,6 +70,9 @@ _BEAT = 5.0
 _NO_WORKERS = 60.0
 """Seconds that a scheduler may be without workers, where Dask's configuration doesn't say."""
 
+_ARENAS = "distributed.nanny.pre-spawn-environ.MALLOC_ARENA_MAX"
+"""One heap for all threads of a worker: others can't hold what a network makes."""
+
 _GPU = "GPU"
 """The resource that workers with a device declare, `dask worker --resources GPU=1`."""
 
@@ -691,7 +694,7 @@ def embedded(
     pages = str(config.get("distributed.dashboard.link")).replace("{host}", _LOOPBACK)
     with (
         _quiet(),
-        config.set({"distributed.dashboard.link": pages}),
+        config.set({"distributed.dashboard.link": pages, _ARENAS: 1}),
         _local(
             gpus,
             n_workers=workers,

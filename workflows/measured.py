@@ -143,7 +143,7 @@ class Stand:
         storage.make_folder(self.map.parent)
         log = self.map.with_suffix(".jsonl")
         words = [f"--{key}={_typed(value)}" for key, value in options.items() if value is not None]
-        command = [sys.executable, "-m", "segpipe.workflows.cli", "run", str(self.scene)]
+        command = [sys.executable, "-m", "segpipe.workflows.entry", "run", str(self.scene)]
         command += [*self.words, "-o", str(self.map), *words, "--json", "--quiet"]
         before, begun = _cpu_of_children(), time.time()
         told = _ended([*command, "--log", str(log)], cores)

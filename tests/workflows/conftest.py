@@ -30,7 +30,7 @@ CLASSES = (
     ClassInfo(3, "field", "#c0c040"),
     ClassInfo(7, "town", "#c04040"),
 )
-COMMAND = [sys.executable, "-m", "segpipe.workflows.cli"]
+COMMAND = [sys.executable, "-m", "segpipe.workflows.entry"]
 
 
 @dataclass(frozen=True, slots=True)
