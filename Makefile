@@ -8,8 +8,9 @@ SCENE := examples/landsat7-nc-2000.tif
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --no-cache-dir \
 	--constraint constraints.txt
 
-# A process for each core, and each file of tests in one of them.
-PYTEST := $(BIN)/pytest --numprocesses logical --dist loadfile
+# A process for each core, and each file of tests in one of them. Where such a process dies, another
+# in its place would wait for ever for the rest of its file: the test has failed, and that's the end.
+PYTEST := $(BIN)/pytest --numprocesses logical --dist loadfile --max-worker-restart 0
 
 .PHONY: help map test slow check picture model clean
 
