@@ -5,7 +5,6 @@ from math import prod
 from pathlib import Path
 
 import psutil
-from dask.utils import parse_bytes
 
 from segpipe.pipeline.errors import InputRefusedError, StorageError
 from segpipe.pipeline.maps.layer import Layer
@@ -97,6 +96,8 @@ def memory_limit(memory: str | None, workers: int = 1) -> int:
     """
     if memory is None:
         return int(psutil.virtual_memory().available * _CAREFUL_SHARE / workers)
+    from dask.utils import parse_bytes  # slow to import, and --help needs `readable` alone
+
     try:
         size = int(parse_bytes(memory))
     except ValueError:

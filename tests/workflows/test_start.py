@@ -39,6 +39,31 @@ def test_a_run_of_a_package_imports_no_compiler(tiny_model: Path, tmp_path: Path
     assert not HEAVY & set(json.loads(done.stdout))
 
 
+HELP = """
+import json, sys
+from click.testing import CliRunner
+from segpipe.workflows.cli import cli
+
+def ask(command, words):
+    assert CliRunner().invoke(cli, [*words, "--help"]).exit_code == 0
+    for name, other in getattr(command, "commands", {}).items():
+        ask(other, [*words, name])
+
+ask(cli, [])
+print(json.dumps(sorted(sys.modules)))
+"""
+
+
+def test_help_waits_for_no_library_of_arrays_rasters_or_networks() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HELP], check=True, timeout=300, capture_output=True
+    )
+    found = set(json.loads(done.stdout))
+    assert "segpipe.workflows.commands.bench_sweep" in found
+    slow = {"numpy", "torch", "rasterio", "zarr", "dask", "distributed", "obstore", "matplotlib"}
+    assert not slow & found
+
+
 @pytest.mark.parametrize("hidden", [0, 1, 2, 5])
 def test_samples_are_read_until_one_holds_measurements_alone(
     hidden: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

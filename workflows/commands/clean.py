@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from segpipe.pipeline.budget import readable
-from segpipe.workflows.clean import Cleaning, found
-from segpipe.workflows.clean import clean as remove
 from segpipe.workflows.terminal import options, texts
 from segpipe.workflows.terminal.console import print_json
+
+if TYPE_CHECKING:  # --help needn't wait for rasters
+    from segpipe.workflows.clean import Cleaning
 
 
 @click.command(short_help="Remove what unfinished runs left beside OUTPUT.")
@@ -34,6 +36,9 @@ def clean(
     segpipe clean maps/ --dry-run
     segpipe clean s3://bucket/map.tif --staging /shared
     """  # noqa: D301
+    from segpipe.workflows.clean import Cleaning, found
+    from segpipe.workflows.clean import clean as remove
+
     planned = found(places or (Path(),), staging)
     if not as_json:
         click.echo(_text(planned))

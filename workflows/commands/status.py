@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from segpipe.pipeline.driver import Driver
-from segpipe.workflows.status import Status
-from segpipe.workflows.status import status as look
 from segpipe.workflows.terminal import options, texts
 from segpipe.workflows.terminal.console import print_json
+
+if TYPE_CHECKING:  # --help needn't wait for rasters
+    from segpipe.pipeline.driver import Driver
+    from segpipe.workflows.status import Status
 
 
 @click.command(short_help="Tell how far the run for OUTPUT is.")
@@ -29,6 +31,8 @@ def status(outputs: tuple[str | Path, ...], staging: Path | None, as_json: bool)
     segpipe status maps/ --json
     segpipe status s3://bucket/map.tif --staging /shared
     """  # noqa: D301
+    from segpipe.workflows.status import status as look
+
     found = [entry for output in outputs or (Path(),) for entry in look(output, staging)]
     alone = len(found) == 1 and len(outputs) == 1
     if as_json:
