@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
+from segpipe.pipeline.blocks import Blocks
 from segpipe.pipeline.mapping import Job, map_tile
 from segpipe.pipeline.predictor import Predictor
 from segpipe.pipeline.receipt import Receipt
@@ -51,7 +52,8 @@ class Forked:
     @property
     def pid(self) -> int:
         """Its number."""
-        return self.process.pid or 0
+        assert self.process.pid is not None
+        return self.process.pid
 
     @property
     def code(self) -> int | None:
@@ -60,8 +62,10 @@ class Forked:
 
     def kill(self) -> bool:
         """Whether SIGKILL came before it ended by itself."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
+        # Numbers are given again: that of a process long ended may be a thread of pytest's.
+        if self.code is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
         self.process.join()
         return self.code == -signal.SIGKILL
 
@@ -171,9 +175,9 @@ class Noted:
 
         file = os.open(self.file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
-        def noted(job: Job, piece: Piece, predictor: Predictor) -> Receipt:
+        def noted(job: Job, piece: Piece, predictor: Predictor, blocks: Blocks) -> Receipt:
             os.write(file, f"{piece.tile.row} {piece.tile.column}\n".encode())
-            return map_tile(job, piece, predictor)
+            return map_tile(job, piece, predictor, blocks)
 
         resident.map_tile = noted  # type: ignore[attr-defined]
 
