@@ -18,7 +18,7 @@ from pathlib import Path
 
 from segpipe.pipeline import storage
 from segpipe.pipeline.errors import StorageError
-from segpipe.pipeline.execution import Runner
+from segpipe.pipeline.execution.runner import Runner
 from segpipe.pipeline.mapping import this_process
 from segpipe.pipeline.objects import Objects
 from segpipe.pipeline.scenes.location import Address

@@ -26,7 +26,7 @@ from segpipe.models.engine import Engine
 from segpipe.models.workspace import Workspace
 from segpipe.pipeline import driver, storage
 from segpipe.pipeline.errors import FingerprintMismatchError, StorageError
-from segpipe.pipeline.execution import Serial
+from segpipe.pipeline.execution.serial import Serial
 from segpipe.pipeline.maps import cog
 from segpipe.pipeline.staging import staged_beside
 from segpipe.workflows import cli, order, plan, resident, run

@@ -35,7 +35,9 @@ from distributed.protocol.serialize import to_serialize
 from distributed.versions import get_versions
 
 from segpipe.models.engine import Engine
-from segpipe.pipeline.execution import Cluster, _address, _quiet
+from segpipe.pipeline.execution.cluster import Cluster
+from segpipe.pipeline.execution.existing import address_in
+from segpipe.pipeline.execution.settings import quiet
 from segpipe.pipeline.mapping import Job
 from segpipe.pipeline.plan import Margin, Plan
 from segpipe.pipeline.predictor import Predictor
@@ -208,9 +210,9 @@ def simulated(workers: int, threads: int = 3) -> Iterator[tuple[Client, psutil.P
         scheduler = _started(
             stack, ["dask", "scheduler", *words, "--scheduler-file", str(file)], settings
         )
-        address = _address(file)
+        address = address_in(file)
         _started(stack, ["tests.simulated", "--crew", address, f"{workers}", f"{threads}"], {})
-        stack.enter_context(_quiet())
+        stack.enter_context(quiet())
         client = stack.enter_context(Client(address, set_as_default=False))
         client.wait_for_workers(workers)
         yield client, psutil.Process(scheduler.pid)

@@ -15,7 +15,7 @@ import yaml
 from dask import config
 
 from segpipe.models.package import save
-from segpipe.pipeline.execution import _address
+from segpipe.pipeline.execution.existing import address_in
 from segpipe.workflows.workers import unnamed_scheduler
 from tests import toys
 from tests.conftest import ROOT
@@ -201,7 +201,7 @@ def test_a_scheduler_of_dasks_configuration_is_used_and_told(
         for role in roles
     ]
     try:
-        address = _address(file)
+        address = address_in(file)
         words = [*COMMAND, "run", "scene.tif", *options(shared), "-o"]
 
         def run(*more: str, **settings: str) -> subprocess.CompletedProcess[str]:

@@ -12,7 +12,7 @@ import numpy as np
 from segpipe.models.bandwidth import Bandwidth, bandwidth
 from segpipe.models.engine import Precision, default_threads
 from segpipe.models.predictor import TorchPredictor
-from segpipe.pipeline.execution import embedded
+from segpipe.pipeline.execution.embedded import embedded
 from segpipe.pipeline.plan import Plan
 from segpipe.pipeline.scenes.scene import Scene
 from segpipe.workflows import limits

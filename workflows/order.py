@@ -14,7 +14,7 @@ from segpipe.models.engine import Engine, Precision
 from segpipe.models.formats.onnx_session import is_portable, refusal
 from segpipe.pipeline.driver import Driver
 from segpipe.pipeline.errors import FingerprintMismatchError, StorageError
-from segpipe.pipeline.execution import Runner
+from segpipe.pipeline.execution.runner import Runner
 from segpipe.pipeline.fingerprint import Fields
 from segpipe.pipeline.guarantees import require_folder
 from segpipe.pipeline.journal import Journal

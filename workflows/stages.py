@@ -15,7 +15,7 @@ from segpipe.models.card import NODATA
 from segpipe.models.engine import Engine
 from segpipe.pipeline import storage
 from segpipe.pipeline.errors import DamagedError, StorageError, VerificationError
-from segpipe.pipeline.execution import Runner
+from segpipe.pipeline.execution.runner import Runner
 from segpipe.pipeline.failure import Failure, told
 from segpipe.pipeline.fingerprint import Fields, digest
 from segpipe.pipeline.journal import Journal

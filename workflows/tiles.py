@@ -15,9 +15,9 @@ from segpipe.pipeline.errors import (
     TilesFailedError,
     VerificationError,
 )
+from segpipe.pipeline.execution.patience import Failed, Patience
 from segpipe.pipeline.failure import FORGIVEN, Failure, summary, told
 from segpipe.pipeline.mapping import is_stored
-from segpipe.pipeline.patience import Failed, Patience
 from segpipe.pipeline.receipt import Receipt
 from segpipe.pipeline.vectors.aoi import Piece
 from segpipe.workflows.errors import OptionError

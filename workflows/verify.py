@@ -12,7 +12,7 @@ import numpy as np
 from segpipe.models.card import NODATA
 from segpipe.models.engine import Engine, Precision
 from segpipe.pipeline.errors import InputRefusedError, VerificationError
-from segpipe.pipeline.execution import Serial
+from segpipe.pipeline.execution.serial import Serial
 from segpipe.pipeline.plan import CHUNK
 from segpipe.pipeline.scenes.location import Address, Place, place_of
 from segpipe.pipeline.scenes.scene import Scene, open_scene

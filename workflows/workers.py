@@ -8,7 +8,9 @@ from types import TracebackType
 
 from segpipe.models.engine import visible_gpus
 from segpipe.models.package import SegmentationModel
-from segpipe.pipeline.execution import Runner, configured, embedded, existing
+from segpipe.pipeline.execution.embedded import embedded
+from segpipe.pipeline.execution.existing import configured, existing
+from segpipe.pipeline.execution.runner import Runner
 from segpipe.workflows.errors import OptionError
 from segpipe.workflows.resident import Resident
 

@@ -17,10 +17,14 @@ import pytest
 from dask import config
 from distributed import get_worker
 
-from segpipe.pipeline import execution, versions
+from segpipe.pipeline import versions
 from segpipe.pipeline.errors import ClusterError, InputRefusedError, TilesFailedError
-from segpipe.pipeline.execution import Cluster, Serial, embedded, existing
-from segpipe.pipeline.patience import Failed, Patience
+from segpipe.pipeline.execution import settings
+from segpipe.pipeline.execution.cluster import Cluster
+from segpipe.pipeline.execution.embedded import embedded
+from segpipe.pipeline.execution.existing import existing
+from segpipe.pipeline.execution.patience import Failed, Patience
+from segpipe.pipeline.execution.serial import Serial
 from segpipe.pipeline.plan import Tile
 from segpipe.pipeline.window import Window
 
@@ -165,7 +169,9 @@ def test_another_version_is_refused_before_any_task(
 def test_a_worker_of_another_version_that_joins_later_ends_the_run(
     cluster: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("segpipe.pipeline.execution._require_one_version", lambda client: None)
+    monkeypatch.setattr(
+        "segpipe.pipeline.execution.existing.require_one_version", lambda client: None
+    )
     pretend(monkeypatch, "zarr")
     with (
         existing(2, scheduler_file=str(cluster)) as runner,
@@ -208,7 +214,7 @@ def test_a_lost_scheduler_is_noticed(tmp_path: Path) -> None:
 def test_a_scheduler_that_is_gone_or_started_anew_ends_a_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(execution, "_PATIENCE", 60)
+    monkeypatch.setattr(settings, "CONNECT", 60)
     file, port = tmp_path / "scheduler.json", str(free_port())
     with contextlib.ExitStack() as stack:
 
@@ -248,7 +254,7 @@ def test_results_that_are_not_fetched_together_are_asked_for_one_by_one(
     cluster: Path, monkeypatch: pytest.MonkeyPatch, together: bool
 ) -> None:
     if not together:
-        monkeypatch.setattr(Cluster, "_fetched", lambda *_: {})
+        monkeypatch.setattr("segpipe.pipeline.execution.dispatch.fetched", lambda *_: {})
     with existing(7, scheduler_file=str(cluster)) as runner:
         patience = Patience(forgiven=(InputRefusedError,))
         outcomes = list(runner.attempt(refused, range(50), patience))

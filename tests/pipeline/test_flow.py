@@ -5,7 +5,7 @@ from functools import partial
 import hypothesis.strategies as st
 from hypothesis import given
 
-from segpipe.pipeline.flow import Flow
+from segpipe.pipeline.execution.flow import Flow
 
 MOVES = st.lists(st.tuples(st.integers(0, 3), st.booleans(), st.integers(1, 8)), max_size=60)
 

@@ -14,7 +14,8 @@ import pytest
 
 from segpipe.pipeline import guarantees, storage
 from segpipe.pipeline.errors import StorageError
-from segpipe.pipeline.execution import Serial, existing
+from segpipe.pipeline.execution.existing import existing
+from segpipe.pipeline.execution.serial import Serial
 from segpipe.pipeline.guarantees import require_folder, require_object_store
 from segpipe.pipeline.scenes.location import Address
 from tests.object_server import Store, storing

@@ -13,8 +13,9 @@ import pytest
 from dask import config
 
 from segpipe.pipeline.errors import ClusterError, OverdueError, WorkerDiedError
-from segpipe.pipeline.execution import embedded, existing
-from segpipe.pipeline.patience import Failed, Patience
+from segpipe.pipeline.execution.embedded import embedded
+from segpipe.pipeline.execution.existing import existing
+from segpipe.pipeline.execution.patience import Failed, Patience
 
 ITEMS = 40
 TTL = {"DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "3s"}

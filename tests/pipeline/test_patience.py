@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segpipe.pipeline.errors import OverdueError
-from segpipe.pipeline.execution import Serial, embedded
-from segpipe.pipeline.patience import Deadlines, Failed, HungError, Patience, again_alone
+from segpipe.pipeline.execution.embedded import embedded
+from segpipe.pipeline.execution.patience import Deadlines, Failed, HungError, Patience, again_alone
+from segpipe.pipeline.execution.serial import Serial
 
 ITEMS = range(12)
 

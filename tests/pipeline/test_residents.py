@@ -13,7 +13,12 @@ import pytest
 from distributed import Client, Worker
 
 from segpipe.pipeline.errors import ClusterError
-from segpipe.pipeline.execution import Cluster, _local, _on_worker, _Residence, embedded, existing
+from segpipe.pipeline.execution.cluster import Cluster
+from segpipe.pipeline.execution.embedded import embedded
+from segpipe.pipeline.execution.existing import existing
+from segpipe.pipeline.execution.local import local_cluster
+from segpipe.pipeline.execution.residence import Residence
+from segpipe.pipeline.execution.task import on_worker
 from tests.pipeline.test_execution import dask
 
 SIZE = 3_000_000
@@ -48,13 +53,13 @@ def devices(resident: object, item: int) -> str:
 
 
 def held(dask_worker: Worker) -> int:
-    residences = (one for one in dask_worker.plugins.values() if isinstance(one, _Residence))
+    residences = (one for one in dask_worker.plugins.values() if isinstance(one, Residence))
     return sum(one.held is not None for one in residences)
 
 
 async def look(dask_worker: Worker) -> None:
     for one in list(dask_worker.plugins.values()):
-        if isinstance(one, _Residence):
+        if isinstance(one, Residence):
             await one.look()
 
 
@@ -100,7 +105,7 @@ def test_what_a_client_that_was_lost_left_is_let_go(cluster: Path, tmp_path: Pat
     with connected(cluster) as client:
         lost = connected(cluster)
         parcel = lost.submit(lambda packed: packed, pickle.dumps(Weighty(tmp_path)), key="parcel-x")
-        lost.register_plugin(_Residence("lost", "parcel-x"), name="lost")
+        lost.register_plugin(Residence("lost", "parcel-x"), name="lost")
         runner: Cluster[Weighty] = Cluster(lost, "lost")
         used = set(runner.map(process, range(16)))
         assert sum(client.run(held).values()) == len(used)
@@ -115,7 +120,7 @@ def test_a_worker_that_nobody_gives_the_resident_says_so(
     cluster: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with connected(cluster) as client:
-        client.register_plugin(_Residence("nothing", "parcel-y"), name="nothing")
+        client.register_plugin(Residence("nothing", "parcel-y"), name="nothing")
         client.run(lambda: __import__("dask").config.set({"distributed.comm.timeouts.tcp": "1s"}))
         runner: Cluster[int] = Cluster(client, "nothing")
         with pytest.raises(ClusterError, match="finds nobody who has the model"):
@@ -167,7 +172,7 @@ def test_dask_cuda_starts_the_workers_where_it_is_installed(
     module = types.ModuleType("dask_cuda")
     module.LocalCUDACluster = cluster  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "dask_cuda", module)
-    _local(("0", "1"), n_workers=1, threads_per_worker=3, host="127.0.0.1")
+    local_cluster(("0", "1"), n_workers=1, threads_per_worker=3, host="127.0.0.1")
     assert asked == {
         "CUDA_VISIBLE_DEVICES": "0,1",
         "n_workers": 2,
@@ -178,6 +183,6 @@ def test_dask_cuda_starts_the_workers_where_it_is_installed(
 
 
 def test_a_call_that_is_sent_holds_no_weights(tmp_path: Path) -> None:
-    call = (_on_worker, "segpipe-x", process, 3, None)
+    call = (on_worker, "segpipe-x", process, 3, None)
     assert len(pickle.dumps(call)) < 10_000
-    assert len(pickle.dumps(_Residence("name", "parcel", Weighty(tmp_path)))) < 10_000
+    assert len(pickle.dumps(Residence("name", "parcel", Weighty(tmp_path)))) < 10_000

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from segpipe.pipeline.errors import ClusterError
-from segpipe.pipeline.execution import existing
+from segpipe.pipeline.execution.existing import existing
 
 BARE = """
 import sys

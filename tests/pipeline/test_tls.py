@@ -10,7 +10,8 @@ import pytest
 from dask import config
 
 from segpipe.pipeline.errors import ClusterError
-from segpipe.pipeline.execution import _address, embedded, existing
+from segpipe.pipeline.execution.embedded import embedded
+from segpipe.pipeline.execution.existing import address_in, existing
 from tests.pipeline.test_execution import scaled
 
 pytest.importorskip("cryptography", reason="there is nothing that makes certificates")
@@ -60,7 +61,7 @@ def cluster(settings: dict[str, object], tmp_path_factory: pytest.TempPathFactor
         )
         for role in roles
     ]
-    yield _address(file)
+    yield address_in(file)
     for process in reversed(processes):
         process.terminate()
         process.wait(20)

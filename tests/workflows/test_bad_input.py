@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from rasterio.control import GroundControlPoint
 
 from segpipe.models.package import load
-from segpipe.pipeline import execution, storage
+from segpipe.pipeline import storage
+from segpipe.pipeline.execution import settings
 from segpipe.pipeline.mapping import peak_rss
 from segpipe.pipeline.scenes.scene import open_scene
 from tests import processes
@@ -677,7 +678,7 @@ def test_a_scheduler_that_does_not_answer_is_named(
     options: tuple[str, ...],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(execution, "_PATIENCE", 1)
+    monkeypatch.setattr(settings, "CONNECT", 1)
     line = assert_refused(segpipe, tmp_path, 8, "run", scene, *model, *options)
     for word in (options[1], "dask scheduler", "this machine"):
         assert word in line

@@ -15,7 +15,8 @@ from segpipe.models.card import ModelCard
 from segpipe.models.engine import Engine
 from segpipe.models.errors import ModelError
 from segpipe.models.package import SegmentationModel, load
-from segpipe.pipeline import execution
+from segpipe.pipeline.execution.existing import existing
+from segpipe.pipeline.execution.serial import Serial
 from segpipe.workflows.catalogue import find
 from segpipe.workflows.reading.ledger import Entry, note, read
 from segpipe.workflows.resident import Resident, Use
@@ -66,7 +67,6 @@ def test_a_batch_gives_the_bytes_of_one_by_one(
     for name in "abd":
         assert segpipe("run", scenes / f"{name}.tif", *model, "-o", tmp_path / "single").code == 0
     opened: list[str] = []
-    existing = execution.existing
 
     def noted(resident: Resident, **options: Any) -> Any:
         opened.append(options["digest"])
@@ -159,7 +159,7 @@ def test_a_worker_with_another_model_refuses(tiny_model: Path) -> None:
     model = load(tiny_model)
     other = SegmentationModel(model.network, renamed(model.card))
     use = Use(other.digest, other.card, other.footprint)
-    worker = execution.Serial(Resident(model))
+    worker = Serial(Resident(model))
     with pytest.raises(ModelError, match="was to have the model"):
         worker.call(lambda resident: resident.predictor(use, Engine()))
 

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from torch import nn
 
 from segpipe.models.package import ModelCard, SegmentationModel
-from segpipe.pipeline.execution import Runner, Serial
+from segpipe.pipeline.execution.runner import Runner
+from segpipe.pipeline.execution.serial import Serial
 from segpipe.workflows.errors import OptionError
 from segpipe.workflows.queue import in_turn
 from segpipe.workflows.resident import Resident

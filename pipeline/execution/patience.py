@@ -1,12 +1,13 @@
 """What is put up with of an item before it is given up, and how it is tried again."""
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
-from segpipe.pipeline.errors import ClusterError, OverdueError
+from segpipe.pipeline.errors import ClusterError, OverdueError, StoppedError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -28,6 +29,19 @@ class Patience:
     forgiven: tuple[type[Exception], ...] = ()
     deadline: float | None = None
     until: float | None = None
+
+    def left(self) -> float:
+        """Seconds until nothing is waited for any more.
+
+        Raises:
+            StoppedError: there are none.
+        """
+        if self.until is None:
+            return float("inf")
+        left = self.until - time.monotonic()
+        if left <= 0:
+            raise StoppedError("the time that the run was given is over")
+        return left
 
 
 STRICT = Patience()
