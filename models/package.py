@@ -19,10 +19,8 @@ from segpipe.models.architectures.registry import create
 from segpipe.models.card import ClassInfo, ModelCard
 from segpipe.models.errors import ModelError
 from segpipe.models.footprint import Footprint, measure
-from segpipe.models.footprints.exported import REFUSALS, ExportError
 from segpipe.models.footprints.proof import Proof, prove
 from segpipe.models.formats.foreign import FORMATS, Foreign, read_foreign
-from segpipe.models.liveness import activation_bytes
 from segpipe.models.stac import Asset, model_item
 
 __all__ = [
@@ -42,10 +40,6 @@ LARGEST_ITEM = 16 << 20
 """Bytes of a `model.json` that are read at most; the usual one has a few thousand."""
 
 
-_UNKNOWN_ACTIVATIONS = 1024.0
-"""Bytes a pixel, as a U-Net of the usual width takes."""
-
-
 class PackageExistsError(ModelError):
     """A package is to be saved where something is already."""
 
@@ -59,13 +53,11 @@ class Certificate:
     Attributes:
         network_sha256: whose footprint it is.
         footprint: how far an output pixel sees.
-        activation_bytes: peak bytes of live fp32 activations for a pixel.
         proof: tiles compared with the whole, or None where nobody did.
     """
 
     network_sha256: str
     footprint: Footprint
-    activation_bytes: float
     proof: Proof | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -73,7 +65,6 @@ class Certificate:
         return {
             "network_sha256": self.network_sha256,
             "footprint": self.footprint.to_dict(),
-            "activation_bytes": self.activation_bytes,
             **({"proof": asdict(self.proof)} if self.proof else {}),
         }
 
@@ -96,16 +87,13 @@ class Certificate:
                     "exact": bool(exact),
                     "reasons": list(reasons),
                 },
-                "activation_bytes": float(activations),
                 **others,
-            } if activations > 0 and stride > 0 and min(top, left, bottom, right) >= 0:
+            } if stride > 0 and min(top, left, bottom, right) >= 0:
                 footprint = Footprint(
                     stride, top, left, bottom, right, exact, tuple(map(str, reasons))
                 )
-                return cls(digest, footprint, activations, _proof(others.get("proof")))
-        raise ModelError(
-            f"a certificate is a digest, a footprint and activation bytes, got {data!r:.120}"
-        )
+                return cls(digest, footprint, _proof(others.get("proof")))
+        raise ModelError(f"a certificate is a digest and a footprint, got {data!r:.120}")
 
 
 def _proof(data: object) -> Proof | None:
@@ -181,19 +169,6 @@ class SegmentationModel:
             return self.network.footprint(bands)
         return measure(self.network, bands)
 
-    @cached_property
-    def activation_bytes(self) -> float:
-        """Peak bytes of live fp32 activations for a pixel; a guess for what can't be exported."""
-        if known := self._known:
-            return known.activation_bytes
-        bands = len(self.card.bands)
-        try:
-            if isinstance(self.network, Foreign):
-                return self.network.activation_bytes(bands)
-            return activation_bytes(self.network, bands)
-        except (*REFUSALS, ExportError):
-            return _UNKNOWN_ACTIVATIONS
-
     @property
     def proof(self) -> Proof | None:
         """Tiles that were compared with the whole when the model was imported, if they were."""
@@ -235,7 +210,7 @@ class SegmentationModel:
 
 
 def certify(model: SegmentationModel) -> SegmentationModel:
-    """The same model with a certificate: footprint, memory, and a proof where tiles are exact.
+    """The same model with a certificate: footprint, and a proof where tiles are exact.
 
     A network whose tiles differ from the whole all the same is marked approximate.
     """
@@ -244,7 +219,7 @@ def certify(model: SegmentationModel) -> SegmentationModel:
         reason = f"tiles differ from the whole by {proof.difference:.1g} deviations in float64"
         footprint = Footprint(footprint.stride, 0, 0, 0, 0, exact=False, reasons=(reason,))
         proof = None
-    certificate = Certificate(model.network_sha256, footprint, model.activation_bytes, proof)
+    certificate = Certificate(model.network_sha256, footprint, proof)
     return SegmentationModel(model.network, model.card, certificate=certificate)
 
 
@@ -372,9 +347,7 @@ def _write_network(network: nn.Module, folder: Path) -> Path:
 def _item(model: SegmentationModel) -> dict[str, Any]:
     title, asset, told = _network_item(model)
     item = model_item(model.card, title, model.parameters, asset)
-    certificate = Certificate(
-        model.network_sha256, model.footprint, model.activation_bytes, model.proof
-    )
+    certificate = Certificate(model.network_sha256, model.footprint, model.proof)
     item["properties"]["segpipe:model"] = {
         "card": model.card.to_dict(),
         **told,

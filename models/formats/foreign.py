@@ -14,7 +14,6 @@ from segpipe.models.errors import ModelError
 from segpipe.models.footprint import Footprint, measure
 from segpipe.models.footprints.exported import REFUSALS
 from segpipe.models.footprints.proof import Proof, prove
-from segpipe.models.liveness import activation_bytes
 
 
 class Foreign(nn.Module):
@@ -54,14 +53,6 @@ class Foreign(nn.Module):
             reason = f"the file takes images of {self.window} x {self.window} pixels and no others"
             return Footprint(1, 0, 0, 0, 0, exact=False, reasons=(reason,))
         return measure(self, bands)
-
-    def activation_bytes(self, bands: int) -> float:
-        """Peak bytes of live fp32 activations for a pixel.
-
-        Raises:
-            one of `REFUSALS`, ExportError: they can't be found.
-        """
-        return activation_bytes(self, bands)
 
     def prove(self, footprint: Footprint, bands: int) -> Proof | None:
         """Tiles compared with the whole in float64; None where the file can't compute in it."""

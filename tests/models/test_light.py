@@ -51,6 +51,6 @@ def test_a_package_is_loaded_without_torchs_compiler(name: str, tmp_path: Path) 
     card = ModelCard("light", ("b1", "b2", "b3"), classes, (0.0,) * 3, (1.0,) * 3)
     model = SegmentationModel(build(name, 3, 2), card)
     # What is measured here isn't the footprint.
-    known = Certificate(model.network_sha256, Footprint(32, 32, 32, 32, 32, exact=True), 1.0)
+    known = Certificate(model.network_sha256, Footprint(32, 32, 32, 32, 32, exact=True))
     save(SegmentationModel(model.network, card, certificate=known), tmp_path / "model")
     _runs(LOAD, str(tmp_path / "model"))

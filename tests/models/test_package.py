@@ -155,6 +155,14 @@ def test_the_certificate_spares_measuring(folder: Path, measured: list[nn.Module
     assert not measured
 
 
+def test_an_older_certificate_with_more_in_it_is_read(
+    folder: Path, measured: list[nn.Module]
+) -> None:
+    edit(folder, lambda own: own["certificate"].update(activation_bytes=192.0))
+    assert load(folder).footprint == FOOTPRINT
+    assert not measured
+
+
 def test_a_footprint_is_measured_once(measured: list[nn.Module]) -> None:
     model = small()
     assert model.footprint is model.footprint
@@ -164,7 +172,7 @@ def test_a_footprint_is_measured_once(measured: list[nn.Module]) -> None:
 def test_a_certificate_of_another_network_is_not_trusted(
     folder: Path, measured: list[nn.Module]
 ) -> None:
-    lie = Certificate("0" * 64, replace(FOOTPRINT, left=0), 9.0).to_dict()
+    lie = Certificate("0" * 64, replace(FOOTPRINT, left=0)).to_dict()
     edit(folder, lambda own: own.update(certificate=lie))
     assert load(folder).footprint == FOOTPRINT
     assert len(measured) == 1

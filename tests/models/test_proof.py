@@ -10,7 +10,6 @@ from torch.nn import functional as F
 from segpipe.models.architectures.registry import build
 from segpipe.models.footprint import Footprint, measure
 from segpipe.models.footprints.proof import TOLERANCE, find_stride, he_initialise, prove
-from segpipe.models.liveness import activation_bytes
 
 
 class Halved(nn.Module):
@@ -79,12 +78,3 @@ def test_he_initialisation_revives_a_dead_network() -> None:
     he_initialise(network)
     alive = network(torch.randn(1, 3, 32, 32, dtype=torch.float64)) > 0
     assert 0.2 < alive.double().mean() < 0.8
-
-
-def test_activations_are_counted_while_they_live() -> None:
-    plain = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 2, 1))
-    in_place = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(True), nn.Conv2d(8, 2, 1))
-    pooled = nn.Sequential(nn.MaxPool2d(2), nn.Conv2d(3, 8, 1), nn.Upsample(scale_factor=2))
-    assert activation_bytes(plain, 3) == 4 * (8 + 8)
-    assert activation_bytes(in_place, 3) == 4 * (3 + 8)
-    assert activation_bytes(pooled, 3) == 4 * (8 / 4 + 8)

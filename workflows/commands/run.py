@@ -235,7 +235,7 @@ def _series(arguments: dict[str, Any]) -> Series:
     _refuse_one_file(arguments)
     arguments["model"] = model = find(arguments["model"], arguments["trust_model"])
     # Measured before there are threads: torch traces one network at a time.
-    _ = model.footprint, model.activation_bytes
+    _ = model.footprint
     asked: dict[str, Any] = {name: arguments[name] for name in _WHO}
     series = Series.of(arguments["stac"], overwrite=arguments["overwrite"])
     return replace(series, workers=SharedWorkers(partial(workers_for, model, **asked)))
