@@ -84,7 +84,8 @@ def choose_engine(
         return TorchPredictor(network, card, stride, one)
 
     trial = _Trial(pixels, valid, reference, made, kept or made)
-    why = openvino_session.refusal(network, reference.device, precision)
+    width = pixels.shape[-1]
+    why = openvino_session.refusal(network, reference.device, precision, stride, width)
     if engine == openvino_session.NAME:
         _refuse(why, engine)
         return _openvino(trial, precision)

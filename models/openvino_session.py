@@ -4,6 +4,7 @@ import copy
 import importlib
 import sys
 import warnings
+from dataclasses import astuple
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as version_of
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from segpipe.models.architectures.trimming import WHOLE, Cuts, Edges, TrimmedNetwork
 from segpipe.models.blend import Blended
 from segpipe.models.converted import SlidingWindow
 from segpipe.models.engine import Engine
@@ -35,8 +37,9 @@ class Session(nn.Module):
     """Scores (1, classes, H, W) for an image (1, bands, H, W) of fp32 on the host, by OpenVINO.
 
     The network is traced once, in a pass over zeros, and one graph takes images of all sizes. Its
-    bits depend neither on them nor on how busy the machine is. What a call gives lies in memory
-    that the next call overwrites, so one thread calls at a time.
+    bits depend neither on them nor on how busy the machine is. What a trimmed decoder leaves out is
+    told with each image, so that edges need no graphs of their own. What a call gives lies in
+    memory that the next call overwrites, so one thread calls at a time.
 
     Args:
         network: left as it is; its weights are shared, so it must stay so too.
@@ -45,6 +48,7 @@ class Session(nn.Module):
         engine: its precision and threads are kept to.
 
     Attributes:
+        network: a copy that evaluates, with the same weights.
         example: shape of an image.
         scored: shape of its scores.
 
@@ -60,11 +64,11 @@ class Session(nn.Module):
         side = -(-_EXAMPLE // (2 * stride)) * 2 * stride
         example = torch.zeros(1, bands, side, side)
         # The graph reads its weights where they are, in this copy of the modules.
-        self._network = _evaluating(network)
-        self._graph = _traced(_Outputs(self._network), example)
+        self.network: nn.Module = _evaluating(network)
+        self._graph = _traced(_Outputs(self.network), (example, *self._cuts(example, WHOLE)))
         self.example: torch.Size = example.shape
         with torch.no_grad():
-            self.scored: torch.Size = self._network(example).shape
+            self.scored: torch.Size = self.network(example).shape
         self._engine = engine
         self._compiled: dict[int, Any] = {}
 
@@ -73,19 +77,31 @@ class Session(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """The scores."""
-        return self._computed(_SCORES, images)
+        return self.inner(images, WHOLE)
 
-    def best(self, images: Tensor) -> Tensor:
+    def inner(self, images: Tensor, unwanted: Edges) -> Tensor:
+        """The scores without the unwanted edges."""
+        return self._computed(_SCORES, images, unwanted)
+
+    def best(self, images: Tensor, unwanted: Edges = WHOLE) -> Tensor:
         """The channel of the greatest score, (1, H, W) of uint8; the first one where several are.
 
-        Faster than from the scores, which aren't written then.
+        Without the unwanted edges. Faster than from the scores, which aren't written then.
         """
-        return self._computed(_LABELS, images)
+        return self._computed(_LABELS, images, unwanted)
 
-    def _computed(self, result: int, images: Tensor) -> Tensor:
+    def _cuts(self, images: Tensor, unwanted: Edges) -> tuple[Tensor, ...]:
+        """What the graph takes besides the image: the cuts (cut, edge), if its decoder trims."""
+        if not isinstance(self.network, TrimmedNetwork):
+            return ()
+        cuts = self.network.cuts(unwanted, (images.shape[-2], images.shape[-1]))
+        return (torch.tensor([astuple(cut) for cut in (*cuts.coarse, *cuts.skips, cuts.scores)]),)
+
+    def _computed(self, result: int, images: Tensor, unwanted: Edges) -> Tensor:
         if result not in self._compiled:
             self._compiled[result] = self._compile(result)
-        feed = [images.contiguous().numpy()]
+        cuts = self._cuts(images, unwanted)
+        feed = [one.contiguous().numpy() for one in (images, *cuts)]
         try:
             found = self._compiled[result](feed, share_inputs=True, share_outputs=True)
         except RuntimeError as error:
@@ -93,7 +109,8 @@ class Session(nn.Module):
             if "alloc" in told.lower():
                 raise RuntimeError(f"can't allocate memory: {told}") from error
             raise ModelError(f"OpenVINO can't compute this: {told}") from error
-        return torch.from_numpy(found[0])
+        computed = torch.from_numpy(found[0])
+        return computed if cuts else unwanted.off(computed)
 
     def _compile(self, result: int) -> Any:
         """What gives one of the graph's results; a result that nobody reads costs memory."""
@@ -110,8 +127,14 @@ class Session(nn.Module):
         return library.Core().compile_model(graph, "CPU", options)
 
 
-def refusal(network: nn.Module, device: str, precision: str) -> str | None:
-    """Why OpenVINO can't compute the network so, or None where that shows when it is tried."""
+def refusal(
+    network: nn.Module, device: str, precision: str, stride: int, width: int | None = None
+) -> str | None:
+    """Why OpenVINO can't compute the network so, or None where that shows when it is tried.
+
+    `width` is that of the narrowest images, if it's known: in bf16 and with several threads
+    OpenVINO reads beyond a map of a single column, and gives other numbers each time.
+    """
     if isinstance(network, Blended | SlidingWindow):
         return "OpenVINO computes networks in one pass, not window by window; use --engine torch"
     if any(isinstance(one, Foreign) for one in network.modules()):
@@ -120,6 +143,8 @@ def refusal(network: nn.Module, device: str, precision: str) -> str | None:
         return f"OpenVINO computes on the CPU, not on {device}; use --engine torch or --device cpu"
     if precision not in ("auto", *_HINTS):
         return f"OpenVINO computes in fp32 or bf16, not in {precision}; use --engine torch"
+    if width is not None and width <= stride:
+        return f"OpenVINO computes scenes wider than {stride} pixels; use --engine torch"
     if not is_installed():
         return f"OpenVINO isn't installed; {INSTALL}, or use --engine torch"
     return None
@@ -150,7 +175,7 @@ def on_openvino(network: nn.Module, bands: int, stride: int, engine: Engine) -> 
     """
     if isinstance(network, Session):
         return network
-    why = refusal(network, engine.device, engine.precision)
+    why = refusal(network, engine.device, engine.precision, stride)
     if why is not None:
         raise DeviceError(why)
     return Session(network, bands, stride, engine)
@@ -163,9 +188,31 @@ class _Outputs(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        scores = self.network(images)
+    def forward(self, images: Tensor, cuts: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if isinstance(self.network, TrimmedNetwork) and cuts is not None:
+            scores = self.network.trimmed(images, _told(cuts))
+        else:
+            scores = self.network(images)
         return scores.max(dim=1).indices.to(torch.uint8), scores
+
+
+class _Told:
+    """Edges (4) that only a graph's input tells, in their order in `Edges`."""
+
+    def __init__(self, edges: Tensor) -> None:
+        self._edges = edges
+
+    def off(self, x: Tensor, /) -> Tensor:
+        """The map without them; the tracer writes down how their numbers are read."""
+        top, left, bottom, right = self._edges
+        height, width = x.shape[-2:]
+        return x[..., top : height - bottom, left : width - right]
+
+
+def _told(cuts: Tensor) -> Cuts[_Told]:
+    """The cuts out of the tensor that `Session._cuts` makes of them."""
+    *maps, scores = map(_Told, cuts)
+    return Cuts(maps[: len(maps) // 2], maps[len(maps) // 2 :], scores)
 
 
 def _evaluating(network: nn.Module) -> nn.Module:
@@ -174,7 +221,7 @@ def _evaluating(network: nn.Module) -> nn.Module:
     return copy.deepcopy(network, {id(tensor): tensor for tensor in tensors}).eval()
 
 
-def _traced(network: nn.Module, example: Tensor) -> Any:
+def _traced(network: nn.Module, example: tuple[Tensor, ...]) -> Any:
     """The network as a graph of OpenVINO's.
 
     Raises:
@@ -196,7 +243,7 @@ def _traced(network: nn.Module, example: Tensor) -> Any:
             # The tracer's, of sizes that Python computes with.
             warnings.simplefilter("ignore")
             traced = decoding.TorchScriptPythonDecoder(
-                network, example_input=(example,), trace_kwargs={"check_trace": False}
+                network, example_input=example, trace_kwargs={"check_trace": False}
             )
         return torch_reader.convert(torch_reader.load(traced))
     except failures as error:

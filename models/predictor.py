@@ -214,7 +214,8 @@ class TorchPredictor:
         Args:
             windows: rows and columns of each window, and how many there are.
         """
-        return pixels_computed(self._network, len(self._card.bands), self._stride, windows)
+        network = self._network.network if isinstance(self._network, Session) else self._network
+        return pixels_computed(network, len(self._card.bands), self._stride, windows)
 
     def workspace(self, dtype: str, wanted: Collection[str] = (CLASSES,)) -> Workspace:
         """Bytes of all tensors in `layers` at their most, for pixels of this dtype.
@@ -265,7 +266,7 @@ class TorchPredictor:
                 if CLASSES in wanted:
                     found[CLASSES] = self._labels(scores)
             elif CLASSES in wanted:
-                best = self._network.best(images)[(0, *core)]
+                best = self._network.best(images, _unwanted(images, core))[0]
                 found[CLASSES] = self._named(lambda rows: best[rows].long(), *best.shape)
             if further:
                 pinned = self._stream is not None
@@ -326,11 +327,9 @@ class TorchPredictor:
 
     def _inner(self, images: Tensor, core: tuple[slice, slice]) -> Tensor:
         """Scores of the core, (class, row, column)."""
-        if not isinstance(self._network, TrimmedNetwork):
+        if not isinstance(self._network, TrimmedNetwork | Session):
             return self._scores(images)[(0, slice(None), *core)]
-        height, width = images.shape[2:]
-        (top, bottom, _), (left, right, _) = core[0].indices(height), core[1].indices(width)
-        edges = Edges(top, left, height - bottom, width - right)
+        edges = _unwanted(images, core)
         scores = self._network.inner(images, edges)
         self._require(scores.shape, edges.off(images).shape)
         return scores[0]
@@ -380,6 +379,13 @@ class TorchPredictor:
             strip = slice(top, top + rows)
             labels[strip].copy_(torch.take(self._values, best(strip)), non_blocking=True)
         return labels
+
+
+def _unwanted(images: Tensor, core: tuple[slice, slice]) -> Edges:
+    """What of the images' pixels lies around the core."""
+    height, width = images.shape[-2:]
+    (top, bottom, _), (left, right, _) = core[0].indices(height), core[1].indices(width)
+    return Edges(top, left, height - bottom, width - right)
 
 
 def _settings(engine: Engine) -> AbstractContextManager[None]:

@@ -44,9 +44,7 @@ def workspace(
     # Another library's memory can't be seen; it has the same layers, and torch computes them too.
     tiled, seen = use.tiled(resident.model.network), replace(engine, name="torch", version="")
     predictor = TorchPredictor(tiled.network, use.card, tiled.stride, seen, use.shares)
-    taken = predictor.workspace(dtype, wanted)
-    # Other libraries compute the margins in full.
-    return replace(taken, per_other=taken.per_pixel)
+    return predictor.workspace(dtype, wanted)
 
 
 def costs(

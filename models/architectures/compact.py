@@ -5,7 +5,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from segpipe.models.architectures.layers import conv_norm_relu, he_conv, require
-from segpipe.models.architectures.trimming import WHOLE, Edges, TrimmedNetwork
+from segpipe.models.architectures.trimming import Cut, Cuts, TrimmedNetwork
 
 DROPOUT = 0.2
 """Share of the coarsest level's channels that each training step leaves out."""
@@ -37,21 +37,18 @@ class CompactFCN(TrimmedNetwork):
         """What the decoder has at each level, coarse to fine."""
         return list(self.up)
 
-    def inner(self, image: Tensor, unwanted: Edges) -> Tensor:
-        """The scores of `forward` without the unwanted edges."""
+    def trimmed(self, image: Tensor, cuts: Cuts[Cut]) -> Tensor:
+        """The scores that are left by these cuts."""
         x = self.finest(image)
         skips: list[Tensor] = []
         for down in self.down:
             skips.append(x)
             x = down(x)
         x = self.dropout(x)
-        lost = WHOLE
-        edges = self.trims(unwanted, (image.shape[-2], image.shape[-1]))
-        for fuse, skip, needless in zip(self.up, reversed(skips), edges, strict=True):
-            x = (needless - lost).off(x)
-            lost = needless.finer()
-            x = fuse(x, lost.off(skip))
-        return (unwanted - lost).off(self.score(x))
+        levels = zip(self.up, reversed(skips), cuts.coarse, cuts.skips, strict=True)
+        for fuse, skip, coarse, beside in levels:
+            x = fuse(coarse.off(x), beside.off(skip))
+        return cuts.scores.off(self.score(x))
 
 
 class Fusion(nn.Module):

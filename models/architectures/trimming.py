@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
 from math import prod
+from typing import Generic, Protocol, TypeVar
 
 from torch import Tensor, nn
 
@@ -34,9 +35,9 @@ class Edges:
         pairs = zip(astuple(self), astuple(other), strict=True)
         return Edges(*(mine - theirs for mine, theirs in pairs))
 
-    def leave(self, height: int, width: int) -> int:
-        """How many units are wanted of a map of this size."""
-        return (height - self.top - self.bottom) * (width - self.left - self.right)
+    def left_of(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns that are wanted of a map of this size."""
+        return height - self.top - self.bottom, width - self.left - self.right
 
     def off(self, x: Tensor) -> Tensor:
         """The map (..., rows, columns) without them, as a view."""
@@ -49,9 +50,39 @@ class Edges:
 WHOLE = Edges()
 """Everything is wanted."""
 
+
+class Cut(Protocol):
+    """What takes unwanted edges off a map; `Edges` where their numbers are known."""
+
+    def off(self, x: Tensor, /) -> Tensor:
+        """The map (..., rows, columns) without them."""
+
+
+_Cut = TypeVar("_Cut", bound=Cut, covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Cuts(Generic[_Cut]):
+    """What a decoder takes off its maps.
+
+    Attributes:
+        coarse: off the map that each level doubles, coarse to fine.
+        skips: off the encoder's map that joins it there.
+        scores: off the scores.
+    """
+
+    coarse: Sequence[_Cut]
+    skips: Sequence[_Cut]
+    scores: _Cut
+
+
 FEW = 20_480
 """On a CPU torch convolves an image of no more numbers by itself, not with oneDNN (`use_mkldnn` in
 its Convolution.cpp), and the last bits differ."""
+
+NARROW = 16
+"""Where a map of more than 512 channels has fewer columns, OpenVINO convolves it in fp32 with a
+kernel that sums in another order."""
 
 
 class TrimmedNetwork(Network):
@@ -73,7 +104,18 @@ class TrimmedNetwork(Network):
 
     def inner(self, image: Tensor, unwanted: Edges) -> Tensor:
         """The scores of `forward` without the unwanted edges."""
+        return self.trimmed(image, self.cuts(unwanted, (image.shape[-2], image.shape[-1])))
+
+    def trimmed(self, image: Tensor, cuts: Cuts[Cut]) -> Tensor:
+        """The scores that are left by these cuts."""
         raise NotImplementedError
+
+    def cuts(self, unwanted: Edges, shape: tuple[int, int]) -> Cuts[Edges]:
+        """What goes where edges of the scores of an image of this shape are unwanted."""
+        needless = self.trims(unwanted, shape)
+        lost = [WHOLE, *(edges.finer() for edges in needless)]
+        coarse = [edges - gone for edges, gone in zip(needless, lost[:-1], strict=True)]
+        return Cuts(coarse, lost[1:], unwanted - lost[-1])
 
     def trims(self, unwanted: Edges, shape: tuple[int, int]) -> list[Edges]:
         """What each level can do without of the map that it doubles, in an image of this shape."""
@@ -85,7 +127,7 @@ class TrimmedNetwork(Network):
         saved = 0.0
         for scale, (level, needless) in enumerate(zip(levels[::-1], edges[::-1], strict=True)):
             height, width = shape[0] >> scale, shape[1] >> scale
-            left = needless.finer().leave(height, width)
+            left = prod(needless.finer().left_of(height, width))
             layers = [*level.modules(), *([self.score] if scale == 0 else [])]
             saved += sum(map(multiplications, layers)) * (height * width - left)
         return saved
@@ -118,8 +160,9 @@ def trims(
     edges = unwanted.within(reach(score))
     for scale, convolutions in enumerate(reversed(levels)):
         edges = edges.within(reach(convolutions)).coarser()
-        left = edges.finer().leave(height >> scale, width >> scale)
-        if left * min(one.in_channels for one in _convolutions(convolutions)) <= FEW:
+        rows, columns = edges.finer().left_of(height >> scale, width >> scale)
+        channels = min(one.in_channels for one in _convolutions(convolutions))
+        if rows * columns * channels <= FEW or columns < NARROW:
             edges = WHOLE
         found.insert(0, edges)
     return found

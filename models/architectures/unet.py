@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from segpipe.models.architectures.layers import conv_norm_relu, require
 from segpipe.models.architectures.network import Network
 from segpipe.models.architectures.resnet import RESNET18, RESNET34, WIDTHS, Layout, ResNet
-from segpipe.models.architectures.trimming import WHOLE, Edges, TrimmedNetwork
+from segpipe.models.architectures.trimming import Cut, Cuts, TrimmedNetwork
 
 DECODER = (256, 128, 64, 32, 16)
 """Channels of the decoder over a ResNet, coarse to fine."""
@@ -45,22 +45,20 @@ class UNet(TrimmedNetwork):
         """What the decoder has at each level, coarse to fine: an upsampling by 2, convolutions."""
         return [nn.ModuleList(pair) for pair in zip(self.upsamplings, self.up, strict=True)]
 
-    def inner(self, image: Tensor, unwanted: Edges) -> Tensor:
-        """The scores of `forward` without the unwanted edges."""
+    def trimmed(self, image: Tensor, cuts: Cuts[Cut]) -> Tensor:
+        """The scores that are left by these cuts."""
         x = self.down[0](image)
         skips: list[Tensor] = []
         for convolutions in self.down[1:]:
             skips.append(x)
             x = convolutions(self.pool(x))
-        lost = WHOLE
-        edges = self.trims(unwanted, (image.shape[-2], image.shape[-1]))
-        for upsample, convolutions, needless in zip(self.upsamplings, self.up, edges, strict=True):
-            x = upsample((needless - lost).off(x))
-            lost = needless.finer()
+        levels = zip(self.upsamplings, self.up, cuts.coarse, cuts.skips, strict=True)
+        for upsample, convolutions, coarse, skip in levels:
+            x = upsample(coarse.off(x))
             # One name for all: the memory of what is joined is free as soon as it was used.
-            x = torch.cat((lost.off(skips.pop()), x), dim=1)
+            x = torch.cat((skip.off(skips.pop()), x), dim=1)
             x = convolutions(x)
-        return (unwanted - lost).off(self.score(x))
+        return cuts.scores.off(self.score(x))
 
 
 class UNetResNet(TrimmedNetwork):
@@ -81,20 +79,17 @@ class UNetResNet(TrimmedNetwork):
         """The convolutions of each level, coarse to fine."""
         return list(self.up)
 
-    def inner(self, image: Tensor, unwanted: Edges) -> Tensor:
-        """The scores of `forward` without the unwanted edges."""
+    def trimmed(self, image: Tensor, cuts: Cuts[Cut]) -> Tensor:
+        """The scores that are left by these cuts."""
         skips: list[Tensor] = self.encoder(image)
         x = skips.pop()
-        lost = WHOLE
-        edges = self.trims(unwanted, (image.shape[-2], image.shape[-1]))
-        for convolutions, needless in zip(self.up, edges, strict=True):
-            x = _doubled((needless - lost).off(x))
-            lost = needless.finer()
+        for convolutions, coarse, skip in zip(self.up, cuts.coarse, cuts.skips, strict=True):
+            x = _doubled(coarse.off(x))
             if skips:
                 # One name for all: the memory of what is joined is free as soon as it was used.
-                x = torch.cat((x, lost.off(skips.pop())), dim=1)
+                x = torch.cat((x, skip.off(skips.pop())), dim=1)
             x = convolutions(x)
-        return (unwanted - lost).off(self.score(x))
+        return cuts.scores.off(self.score(x))
 
 
 def unet_resnet18(bands: int, classes: int) -> Network:

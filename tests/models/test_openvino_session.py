@@ -6,14 +6,18 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segpipe.models import choice, openvino_session
+from segpipe.models.architectures.trimming import Edges
 from segpipe.models.blend import Blended
 from segpipe.models.card import ClassInfo, ModelCard
 from segpipe.models.choice import choose_engine
@@ -23,6 +27,7 @@ from segpipe.models.footprint import Footprint, measure
 from segpipe.models.openvino_session import NAME, Session, is_installed, refusal
 from segpipe.models.predictor import TorchPredictor
 from tests import toys
+from tests.models import test_trimming as trimming
 
 needs_openvino = pytest.mark.skipif(not is_installed(), reason="OpenVINO isn't installed")
 needs_bf16 = pytest.mark.skipif(not is_native("bf16", "cpu"), reason="this CPU has no bf16")
@@ -91,6 +96,49 @@ def _tiles_are_invisible(
         core = (slice(row - first, end - first), slice(column - start, last - start))
         found = predictor(pixels[:, rows, columns], valid[rows, columns], core)
         np.testing.assert_array_equal(found, expected[row:end, column:last])
+
+
+@cache
+def trimmed_session(name: str, precision: Precision) -> Session:
+    return Session(trimming.network(name), 3, trimming.SIDE, engine(precision))
+
+
+@needs_openvino
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("name", trimming.NETWORKS)
+@given(data=st.data())
+@settings(max_examples=6, deadline=None)
+def test_what_a_decoder_leaves_out_changes_no_bit(
+    name: str, precision: Precision, data: st.DataObject
+) -> None:
+    image, edges = trimming.drawn(data)
+    assume(image.shape[-1] > trimming.SIDE)  # see `refusal`
+    session = trimmed_session(name, precision)
+    whole = edges.off(session(image)).clone()
+    assert torch.equal(session.inner(image, edges), whole)
+    assert torch.equal(session.best(image, edges).long(), whole.max(dim=1).indices)
+
+
+@needs_openvino
+@pytest.mark.parametrize("name", trimming.NETWORKS)
+def test_so_it_is_where_little_is_left(name: str) -> None:
+    image = torch.randn(1, 3, 256, 256, generator=torch.Generator().manual_seed(0))
+    session = trimmed_session(name, "fp32")
+    for side in range(72, 120, 8):
+        edges = Edges(side, side, side, side)
+        whole = edges.off(session(image)).clone()
+        assert torch.equal(session.inner(image, edges), whole), side
+
+
+@needs_openvino
+def test_a_trimmed_decoder_counts_as_torchs(unet: nn.Module) -> None:
+    side = trimming.Side(40, 40, 200)
+    counts = {
+        TorchPredictor(unet, CARD, STRIDE, engine(name=name)).pixels_computed([((side, side), 3)])
+        for name in ("torch", NAME)
+    }
+    assert len(counts) == 1
+    assert counts.pop() < 3 * 200**2
 
 
 @needs_openvino
@@ -297,10 +345,20 @@ def test_another_network_than_torchs_is_refused() -> None:
 def test_refusals_say_what_to_do(
     made: Callable[[], nn.Module], device: str, precision: str, told: str
 ) -> None:
-    why = refusal(made(), device, precision)
+    why = refusal(made(), device, precision, 1)
     assert why is not None
     assert told in why
     assert "--engine" in why
+
+
+@needs_openvino
+def test_a_scene_of_one_stride_is_torchs(unet: nn.Module) -> None:
+    pixels = toys.landscape(64, STRIDE)
+    valid = (pixels != 0).all(0)
+    with pytest.raises(DeviceError, match=f"wider than {STRIDE} pixels"):
+        choose_engine(unet, CARD, STRIDE, pixels, valid, device="cpu", engine=NAME)
+    auto = choose_engine(unet, CARD, STRIDE, pixels, valid, device="cpu", area=LARGE)
+    assert auto.name == "torch"
 
 
 def test_without_openvino_torch_computes(unet: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
