@@ -1,5 +1,6 @@
 """A rectangle of pixels."""
 
+from collections.abc import Iterator
 from dataclasses import astuple, dataclass
 
 
@@ -67,6 +68,20 @@ class Window:
     def relative_to(self, outer: "Window") -> "Window":
         """The same pixels, counted from the upper left corner of `outer`."""
         return Window(self.top - outer.top, self.left - outer.left, self.height, self.width)
+
+    def grown(self, margin: int, raster: "Window") -> "Window":
+        """These pixels and so many around them, as far as they lie in the raster."""
+        top, left = max(self.top - margin, raster.top), max(self.left - margin, raster.left)
+        bottom = min(self.bottom + margin, raster.bottom)
+        right = min(self.right + margin, raster.right)
+        return Window(top, left, bottom - top, right - left)
+
+    def squares(self, side: int) -> Iterator["Window"]:
+        """Windows of this side that share its pixels between them, smaller at its end, by rows."""
+        for top in range(self.top, self.bottom, side):
+            for left in range(self.left, self.right, side):
+                height, width = min(side, self.bottom - top), min(side, self.right - left)
+                yield Window(top, left, height, width)
 
     def halves(self) -> tuple["Window", "Window"]:
         """Two windows that share the pixels between them, cut across the longer side.

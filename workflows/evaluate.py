@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial, reduce
@@ -15,7 +14,6 @@ from numpy.typing import NDArray
 
 from segpipe.models.learning.metrics import Counts, Scores, boundary_matrix, confusion_matrix
 from segpipe.pipeline.errors import InputRefusedError
-from segpipe.pipeline.grid import Grid
 from segpipe.pipeline.scenes.scene import Scene
 from segpipe.pipeline.window import Window
 from segpipe.workflows.errors import OptionError
@@ -133,7 +131,7 @@ def evaluate(
     truth = open_reference(Path(reference), labels.grid, known, attribute, layer)
     compare = partial(_compare, labels, truth, known, boundary)
     with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
-        total = reduce(_Tally.plus, pool.map(compare, _windows(labels.grid)))
+        total = reduce(_Tally.plus, pool.map(compare, labels.grid.window.squares(SIDE)))
     if not total.matrix.any():
         raise InputRefusedError(
             f"{reference}: has no pixel in common with {map}: the one knows the class of "
@@ -181,7 +179,7 @@ class _Tally:
 def _compare(
     labels: Scene, truth: Reference, classes: Classes, distance: int | None, window: Window
 ) -> _Tally:
-    area = _around(window, distance or 0, labels.grid)
+    area = window.grown(distance or 0, labels.grid.window)
     values, valid = labels.read(area)
     mapped = classes.of_map(values[0], valid, Path(labels.path))
     true = truth.read(area)
@@ -197,16 +195,3 @@ def _compare(
         int(np.count_nonzero(true != UNKNOWN)) - int(np.count_nonzero(both)),
         int(np.count_nonzero(mapped != UNKNOWN)) - int(np.count_nonzero(both)),
     )
-
-
-def _windows(grid: Grid) -> Iterator[Window]:
-    for top in range(0, grid.height, SIDE):
-        for left in range(0, grid.width, SIDE):
-            yield Window(top, left, min(SIDE, grid.height - top), min(SIDE, grid.width - left))
-
-
-def _around(window: Window, margin: int, grid: Grid) -> Window:
-    top, left = max(window.top - margin, 0), max(window.left - margin, 0)
-    bottom = min(window.bottom + margin, grid.height)
-    right = min(window.right + margin, grid.width)
-    return Window(top, left, bottom - top, right - left)

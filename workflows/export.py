@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from segpipe.pipeline.errors import (
     StorageError,
     VerificationError,
 )
-from segpipe.pipeline.grid import Grid
 from segpipe.pipeline.maps.checksums import list_checksums
 from segpipe.pipeline.maps.cog import write_cog
 from segpipe.pipeline.maps.label_store import STORE_MARKS, LabelStore, ZarrFormat, create
@@ -29,7 +27,6 @@ from segpipe.pipeline.maps.map_facts import MapFacts
 from segpipe.pipeline.maps.publish import publish_cog, publish_zarr, put_back
 from segpipe.pipeline.maps.pyramid import write_pyramid
 from segpipe.pipeline.scenes.scene import Scene
-from segpipe.pipeline.window import Window
 from segpipe.workflows.errors import OptionError
 from segpipe.workflows.labels.reference import open_labels
 from segpipe.workflows.results.edit import Edit, Watcher, unwatched, watched
@@ -172,7 +169,7 @@ def _write(
 def _copy(labels: Scene, legend: Legend, store: LabelStore) -> dict[int, int]:
     """Puts the map into the store and compares it; gives the pixels of each class."""
     histogram = np.zeros(256, np.int64)
-    for window in _windows(labels.grid):
+    for window in labels.grid.window.squares(_SIDE):
         pixels, valid = labels.read(window)
         values: NDArray[np.uint8] = np.where(valid, pixels[0], legend.nodata).astype(np.uint8)
         store.write(window, values)
@@ -189,9 +186,3 @@ def _copy(labels: Scene, legend: Legend, store: LabelStore) -> dict[int, int]:
             "map again with its side-cars"
         )
     return counts
-
-
-def _windows(grid: Grid) -> Iterator[Window]:
-    for top in range(0, grid.height, _SIDE):
-        for left in range(0, grid.width, _SIDE):
-            yield Window(top, left, min(_SIDE, grid.height - top), min(_SIDE, grid.width - left))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from segpipe.pipeline.maps.label_store import LabelStore, joint_digest
 from segpipe.pipeline.maps.layer import CLASSES, CONFIDENCE, PROBABILITIES
 from segpipe.pipeline.scenes.location import Address, Place
 from segpipe.pipeline.scenes.raster import read_tags
-from segpipe.pipeline.scenes.scene import Scene, open_scene
+from segpipe.pipeline.scenes.scene import open_scene
 from segpipe.pipeline.staging import Staging, staged_beside
 from segpipe.pipeline.window import Window
 
@@ -146,7 +145,7 @@ def _where(path: Path) -> str:
         if labels.dtype != "uint8":
             return "its head has changed"
         sums = BlockSums(side)
-        for window in _blocks(labels, side):
+        for window in labels.grid.window.squares(side):
             try:
                 pixels, _ = labels.read(window)
             except CorruptInputError:
@@ -192,13 +191,6 @@ def _readable(path: Path, array: str) -> bool:
         return bool(LabelStore(path, array).shape)
     except (StorageError, ValueError, KeyError):
         return False
-
-
-def _blocks(labels: Scene, side: int) -> Iterator[Window]:
-    height, width = labels.grid.shape
-    for top in range(0, height, side):
-        for left in range(0, width, side):
-            yield Window(top, left, min(side, height - top), min(side, width - left))
 
 
 def _told(window: Window) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from segpipe.models.learning.coarsening import coarsened
 from segpipe.models.learning.metrics import Scores, confusion_matrix
 from segpipe.pipeline.errors import InputRefusedError
-from segpipe.pipeline.grid import Grid
 from segpipe.pipeline.scenes.scene import Scene
 from segpipe.pipeline.window import Window
 from segpipe.workflows.errors import OptionError
@@ -103,8 +102,9 @@ def draw(found: UpperBound, path: str | Path) -> None:
 def _matrix(scene: Scene, values: NDArray[np.int64], factor: int) -> NDArray[np.int64]:
     count = len(values)
     total = np.zeros((count, count), np.int64)
-    for core in _windows(scene.grid, factor * max(_SIDE // factor, 1)):
-        area = _with_neighbours(core, factor, scene.grid)
+    for core in scene.grid.window.squares(factor * max(_SIDE // factor, 1)):
+        # Scores are interpolated between a block's own and those of its neighbours.
+        area = core.grown(factor, scene.grid.window)
         indices = _indices(scene, values, area)
         best = coarsened(indices, count, factor)
         inside = core.relative_to(area).slices
@@ -116,7 +116,7 @@ def _matrix(scene: Scene, values: NDArray[np.int64], factor: int) -> NDArray[np.
 def _values(scene: Scene) -> NDArray[np.int64]:
     """The distinct labels, rising."""
     found: NDArray[np.int64] = np.zeros(0, np.int64)
-    for window in _windows(scene.grid, _SIDE):
+    for window in scene.grid.window.squares(_SIDE):
         pixels, known = scene.read(window)
         found = np.union1d(found, pixels[0][known].astype(np.int64))
         if len(found) > _MOST_CLASSES or not np.all(np.isin(pixels[0][known], found)):
@@ -133,17 +133,3 @@ def _indices(scene: Scene, values: NDArray[np.int64], window: Window) -> NDArray
     """Class indices, and the number of classes where there is no label."""
     pixels, known = scene.read(window)
     return np.where(known, np.searchsorted(values, pixels[0]), len(values))
-
-
-def _windows(grid: Grid, side: int) -> Iterator[Window]:
-    for top in range(0, grid.height, side):
-        for left in range(0, grid.width, side):
-            yield Window(top, left, min(side, grid.height - top), min(side, grid.width - left))
-
-
-def _with_neighbours(window: Window, factor: int, grid: Grid) -> Window:
-    """The window and one block around it, between which and its own scores are interpolated."""
-    top, left = max(window.top - factor, 0), max(window.left - factor, 0)
-    bottom = min(window.bottom + factor, grid.height)
-    right = min(window.right + factor, grid.width)
-    return Window(top, left, bottom - top, right - left)

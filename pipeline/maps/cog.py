@@ -184,10 +184,7 @@ def _verify(
 def _windows(grid: Grid, bands: int = 1) -> Iterator[Window]:
     """Windows that cover the grid, of whole blocks, the smaller the more bands there are."""
     side = max(_BLOCK, _STRIPE // math.isqrt(bands) // _BLOCK * _BLOCK)
-    for top in range(0, grid.height, side):
-        for left in range(0, grid.width, side):
-            height, width = min(side, grid.height - top), min(side, grid.width - left)
-            yield Window(top, left, height, width)
+    return grid.window.squares(side)
 
 
 def _rasterio(window: Window) -> rasterio.windows.Window:

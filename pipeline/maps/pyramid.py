@@ -5,7 +5,7 @@ multiscales). In format 2 GDAL opens a store only as long as one array in it has
 more, so they are a GeoTIFF in the array's folder, where GDAL 3.10 and QGIS look for overviews.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -140,7 +140,7 @@ def _add_overviews(
     counts = None
     if layer.legend:
         histogram = np.zeros(256, np.int64)
-        for window in _windows(grid, _SIDE):
+        for window in grid.window.squares(_SIDE):
             histogram += np.bincount(level.read(window).ravel(), minlength=256)
         counts = {value: int(histogram[value]) for value in layer.legend.values}
     place = _overviews(store)
@@ -164,16 +164,10 @@ def _level(
         path, grid, layer, side=side, attributes={}, zarr_format=zarr_format, suffix=suffix
     )
     height, width = finer.shape
-    for window in _windows(grid, side):
+    for window in grid.window.squares(side):
         top, left = 2 * window.top, 2 * window.left
         source = Window(
             top, left, min(2 * window.height, height - top), min(2 * window.width, width - left)
         )
         store.write(window, halved(finer.read(source), layer))
     return store
-
-
-def _windows(grid: Grid, side: int) -> Iterator[Window]:
-    for top in range(0, grid.height, side):
-        for left in range(0, grid.width, side):
-            yield Window(top, left, min(side, grid.height - top), min(side, grid.width - left))

@@ -70,7 +70,7 @@ class _Sieved:
         raster = self._scene.grid.window
         margin = _margin(self._least)
         while True:
-            read = _grown(tile, margin, raster)
+            read = tile.grown(margin, raster)
             labels = _sieve(read_labels(self._scene, read), read, tile, raster, self._least)
             if labels is not None:
                 known = labels != NODATA
@@ -89,13 +89,6 @@ def _tiles(window: Window, grid: Grid) -> Iterator[Window]:
         for left in range(window.left // _WIDTH * _WIDTH, window.right, _WIDTH):
             height, width = min(_HEIGHT, grid.height - top), min(_WIDTH, grid.width - left)
             yield Window(top, left, height, width)
-
-
-def _grown(window: Window, margin: int, raster: Window) -> Window:
-    top, left = max(window.top - margin, 0), max(window.left - margin, 0)
-    bottom = min(window.bottom + margin, raster.bottom)
-    right = min(window.right + margin, raster.right)
-    return Window(top, left, bottom - top, right - left)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -109,15 +109,12 @@ def _coded(scene: Scene, block: Window) -> tuple[Labels, Labels]:
     is `NODATA`. Pixels around the block are odd: no region goes on there, but all borders do that
     end on the block's edge.
     """
-    raster = scene.grid.window
-    top, left = max(block.top - 1, 0), max(block.left - 1, 0)
-    bottom, right = min(block.bottom + 1, raster.bottom), min(block.right + 1, raster.right)
-    labels = read_labels(scene, Window(top, left, bottom - top, right - left))
+    read = block.grown(1, scene.grid.window)
+    labels = read_labels(scene, read)
     values, places = np.unique(labels, return_inverse=True)
     codes = np.full((block.height + 2, block.width + 2), NODATA, np.int32)
-    rows = slice(top - block.top + 1, bottom - block.top + 1)
-    columns = slice(left - block.left + 1, right - block.left + 1)
-    codes[rows, columns] = 2 * places.reshape(labels.shape) + 1
+    place = Window(read.top - block.top + 1, read.left - block.left + 1, *read.shape)
+    codes[place.slices] = 2 * places.reshape(labels.shape) + 1
     codes[1:-1, 1:-1] -= 1
     return values, codes
 

@@ -29,6 +29,26 @@ def test_intersection_is_that_of_the_pixels(one: Window, other: Window) -> None:
     assert one.contains(other) == bool((both == mask(other)).all())
 
 
+@given(windows, st.integers(0, 9))
+def test_a_window_grows_as_far_as_the_raster_goes(window: Window, margin: int) -> None:
+    raster = Window(0, 0, 64, 64)
+    near = np.zeros((64, 64), np.bool_)
+    for row, column in np.argwhere(mask(window)):
+        top, left = max(row - margin, 0), max(column - margin, 0)
+        near[top : row + margin + 1, left : column + margin + 1] = True
+    assert (mask(window.grown(margin, raster)) == near).all()
+
+
+@given(windows, st.integers(1, 40))
+def test_squares_share_the_pixels_between_them(window: Window, side: int) -> None:
+    squares = list(window.squares(side))
+    assert (np.sum([mask(one) for one in squares], axis=0) == mask(window)).all()
+    assert squares == sorted(squares)
+    assert all(max(one.shape) <= side for one in squares)
+    assert {one.top % side for one in squares} == {window.top % side}
+    assert {one.left % side for one in squares} == {window.left % side}
+
+
 @given(windows)
 def test_halves_share_the_pixels_between_them(window: Window) -> None:
     if window.pixels == 1:
