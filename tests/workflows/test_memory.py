@@ -18,6 +18,7 @@ from dask.utils import parse_bytes
 from rasterio.transform import Affine
 from rasterio.windows import Window
 
+from segpipe.models import openvino_session
 from segpipe.models.architectures.network import Option
 from segpipe.models.package import save
 from segpipe.workflows import memory
@@ -111,6 +112,7 @@ class Shape:
 
 TORCH = {"engine": "torch"}
 FULL, HALF = {**TORCH, "precision": "fp32"}, {**TORCH, "precision": "bf16"}
+LIBRARY = {"engine": openvino_session.NAME}
 NARROW: dict[str, Option] = {"width": 16}
 SMALL: dict[str, Option] = {"depth": 2, "width": 8}
 SHAPES = {
@@ -123,6 +125,11 @@ SHAPES = {
     "segnet-fp32": Shape("segnet-vgg16", 1600, FULL, NARROW, dtype="uint8"),
     "segnet-probabilities": Shape("segnet-vgg16", 1400, {**HALF, "probabilities": "p.tif"}, NARROW),
     "huge-margins": Shape("unet", 1500, FULL, {"depth": 6, "width": 1}),
+    "openvino-bf16": Shape("unet-resnet18", 1500, {**HALF, **LIBRARY, "tile": "768"}),
+    "openvino-probabilities": Shape(
+        *("unet", 1200, {**FULL, **LIBRARY, "tile": "512", "probabilities": "p.tif"}),
+        {"width": 32},
+    ),
     "a-ceiling": Shape("unet", 2500, {**FULL, "memory": "1700MB"}, SMALL),
     "two-workers": Shape("unet", 2000, {**FULL, "tile": "1024"}, SMALL, further=("--workers", "2")),
     "a-worker-of-a-cluster": Shape("unet", 2000, {**FULL, "tile": "1024"}, SMALL, cluster=True),
@@ -135,6 +142,8 @@ SHAPES = {
 def test_no_process_takes_more_than_the_plan_says(
     shape: Shape, examples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if shape.words["engine"] == openvino_session.NAME and not openvino_session.is_installed():
+        pytest.skip("OpenVINO isn't installed")
     monkeypatch.chdir(tmp_path)
     scene, output = examples / "landsat7-nc-2000.tif", tmp_path / f"map{shape.suffix}"
     named: dict[str, str] = {}
