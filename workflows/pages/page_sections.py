@@ -1,7 +1,7 @@
 """The sections of a report's page, each from the run's facts to HTML."""
 
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -79,39 +79,11 @@ def view(report: Report, ready: Preparation) -> Html:
     except DamagedError as error:
         none = element("p", f"There is no picture: {error}", class_="note")
         return element("section", element("h2", "Scene and map"), none)
-    made = painted(open_scene(report.output), ready.legend, LONGEST)
-    names = ", ".join(ready.scene.band_names[band] for band in bands)
-    colors = "in red, green and blue" if len(bands) == 3 else "in grey"
-    most = max(report.classes.items(), key=lambda item: item[1].pixels)
-    picture = element(
+    pictures = element(
         "div",
-        _picture(
-            scene,
-            f"The scene {report.scene.name}: its bands {names} {colors}",
-            f"Scene: {names}",
-            "scene",
-        ),
-        _picture(
-            made,
-            f"The map {report.output.name} in the colours of its {len(report.classes)} classes; "
-            f"most of it is {most[0]} ({_share(most[1].pixels, report.valid_pixels)})",
-            "Map",
-            "map",
-        ),
+        _picture_of_scene(scene, report, [ready.scene.band_names[band] for band in bands]),
+        _picture_of_map(painted(open_scene(report.output), ready.legend, LONGEST), report),
         class_="pictures small" if scene.width < _SMALL else "pictures",
-    )
-    control = element(
-        "div",
-        element(
-            "input",
-            type="range",
-            min=0,
-            max=100,
-            value=50,
-            step=1,
-            aria_label="How much of the scene is shown before the map begins, in percent",
-        ),
-        class_="control",
     )
     height, width = ready.plan.grid.shape
     reduced = f", shown as {scene.width:,} x {scene.height:,}" if scene.width < width else ""
@@ -124,8 +96,8 @@ def view(report: Report, ready: Preparation) -> Html:
         element("h2", "Scene and map"),
         element(
             "div",
-            picture,
-            control,
+            pictures,
+            _swipe(),
             class_="view",
             style=f"--at:50%;--ratio:{scene.width / scene.height:.4f}",
         ),
@@ -140,6 +112,36 @@ def shown_bands(names: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[int, .
         if {"red", "green", "blue"} <= set(folded):
             return tuple(folded.index(color) for color in ("red", "green", "blue"))
     return (0, 1, 2) if len(names) >= 3 else (0,)
+
+
+def _picture_of_scene(picture: Picture, report: Report, bands: Sequence[str]) -> Html:
+    names = ", ".join(bands)
+    colors = "in red, green and blue" if len(bands) == 3 else "in grey"
+    alt = f"The scene {report.scene.name}: its bands {names} {colors}"
+    return _picture(picture, alt, f"Scene: {names}", "scene")
+
+
+def _picture_of_map(picture: Picture, report: Report) -> Html:
+    name, most = max(report.classes.items(), key=lambda item: item[1].pixels)
+    alt = (
+        f"The map {report.output.name} in the colours of its {len(report.classes)} classes; "
+        f"most of it is {name} ({_share(most.pixels, report.valid_pixels)})"
+    )
+    return _picture(picture, alt, "Map", "map")
+
+
+def _swipe() -> Html:
+    """What moves the border between scene and map."""
+    slider = element(
+        "input",
+        type="range",
+        min=0,
+        max=100,
+        value=50,
+        step=1,
+        aria_label="How much of the scene is shown before the map begins, in percent",
+    )
+    return element("div", slider, class_="control")
 
 
 def _picture(picture: Picture, alt: str, caption: str, name: str) -> Html:
@@ -161,31 +163,7 @@ def _picture(picture: Picture, alt: str, caption: str, name: str) -> Html:
 def classes(report: Report) -> Html:
     """The legend with pixels, areas and shares."""
     areas = any(count.area_m2 is not None for count in report.classes.values())
-    valid = report.valid_pixels
-    known = [count.area_m2 for count in report.classes.values() if count.area_m2 is not None]
-    largest = max(count.pixels for count in report.classes.values())
     head = [_column("value", minor=True), _column("pixels", minor=areas), _column("area")]
-
-    def row(name: str, value: str, pixels: int, area: str, *rest: Html) -> Html:
-        cells = [_number(value, minor=True), _number(f"{pixels:,}", minor=areas), _number(area)]
-        shown = cells if areas else cells[:2]
-        return element("tr", element("th", name, scope="row"), *shown, *rest)
-
-    rows = []
-    for name, count in report.classes.items():
-        swatch = element("span", class_="swatch", style=f"background:{count.color}")
-        bar = element("span", class_="bar", style=_bar(count.pixels, largest, count.color))
-        rows.append(
-            row(
-                joined(swatch, name),
-                str(count.value),
-                count.pixels,
-                _area(count.area_m2),
-                _number(_share(count.pixels, valid)),
-                element("td", bar, class_="shares"),
-            )
-        )
-    rest = (_number(""), element("td", class_="shares"))
     return element(
         "section",
         element("h2", "Classes"),
@@ -204,16 +182,41 @@ def classes(report: Report) -> Html:
                         _bars("the share as a bar"),
                     ),
                 ),
-                element("tbody", *rows),
-                element(
-                    "tfoot",
-                    row("all classes", "", valid, _area(sum(known)), *rest),
-                    row("no data", "255", report.pixels - valid, "", *rest),
-                ),
+                element("tbody", *_class_rows(report, areas)),
+                element("tfoot", *_sum_rows(report, areas)),
             ),
             class_="scroll",
         ),
     )
+
+
+def _class_rows(report: Report, areas: bool) -> Iterator[Html]:
+    largest = max(count.pixels for count in report.classes.values())
+    for name, count in report.classes.items():
+        swatch = element("span", class_="swatch", style=f"background:{count.color}")
+        bar = element("span", class_="bar", style=_bar(count.pixels, largest, count.color))
+        yield _row(
+            joined(swatch, name),
+            (str(count.value), count.pixels, _area(count.area_m2)),
+            areas,
+            _number(_share(count.pixels, report.valid_pixels)),
+            element("td", bar, class_="shares"),
+        )
+
+
+def _sum_rows(report: Report, areas: bool) -> Iterator[Html]:
+    valid = report.valid_pixels
+    known = [count.area_m2 for count in report.classes.values() if count.area_m2 is not None]
+    rest = (_number(""), element("td", class_="shares"))
+    yield _row("all classes", ("", valid, _area(sum(known))), areas, *rest)
+    yield _row("no data", ("255", report.pixels - valid, ""), areas, *rest)
+
+
+def _row(name: str, figures: tuple[str, int, str], areas: bool, *rest: Html) -> Html:
+    """A row of the legend: value, pixels and area, the last where there are areas at all."""
+    value, pixels, area = figures
+    cells = [_number(value, minor=True), _number(f"{pixels:,}", minor=areas), _number(area)]
+    return element("tr", element("th", name, scope="row"), *cells[: 3 if areas else 2], *rest)
 
 
 def sureness(bins: tuple[int, ...] | None) -> Html:
