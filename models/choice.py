@@ -55,12 +55,13 @@ def choose_engine(
 
     `engine="auto"` is onnxruntime for a network from an ONNX file, where it is installed and has
     the device and the precision that are asked for. For torch's own networks it is OpenVINO, if
-    that is installed, `precision` is `auto`, the CPU has bf16, and the run is long enough for its
-    conversion to pay; else torch.
+    that is installed, `precision` is `auto`, and the run is long enough for its conversion to pay;
+    else torch.
 
     `precision="auto"` is bf16 where the device has it and at least `MINIMUM_AGREEMENT` of the valid
     labels of the sample, `pixels` and `valid` as a predictor takes them, are those of torch in
-    fp32; else fp32. `device="auto"` is the first CUDA device, else the CPU.
+    fp32; else fp32, for which OpenVINO needs that agreement as well. A precision that is asked for
+    stays torch's. `device="auto"` is the first CUDA device, else the CPU.
 
     Args:
         area: pixels of the scene.
@@ -92,11 +93,15 @@ def choose_engine(
     asked = _by_torch(network, card, reference.device, precision)
     if asked != "auto":
         return replace(reference, precision=asked)
-    if not trial.is_possible or not is_native("bf16", reference.device):
+    if not trial.is_possible:
         return reference
-    tried = [replace(reference, precision="bf16")]
+    # From the fastest to the slowest.
+    half = is_native("bf16", reference.device)
+    tried = [replace(reference, precision="bf16")] if half else []
     if engine == "auto" and why is None and area * _work(network, card, stride) >= WORTHWHILE:
-        tried.insert(0, _by_openvino(reference, "bf16"))
+        if half:
+            tried.insert(0, _by_openvino(reference, "bf16"))
+        tried.append(_by_openvino(reference, "fp32"))
     return trial.first_trusted(tried)
 
 
@@ -143,14 +148,15 @@ class _Trial:
         return _Found(replace(engine, agreement=share), share)
 
     def first_trusted(self, engines: Sequence[Engine]) -> Engine:
-        """The first of them that does well, or the reference; the last one can compute it all."""
-        found = _Found(self.reference, 0.0)
+        """The first of them that does well, else the reference and how well the last one did."""
+        share = None
         for engine in engines:
             with suppress(DeviceError):  # OpenVINO may lack an operation
                 found = self.of(engine)
-            if found.is_trusted:
-                return found.engine
-        return replace(self.reference, agreement=found.share)
+                if found.is_trusted:
+                    return found.engine
+                share = found.share
+        return replace(self.reference, agreement=share)
 
     @cached_property
     def _expected(self) -> NDArray[np.uint8]:

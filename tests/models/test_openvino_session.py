@@ -293,6 +293,30 @@ def test_auto_takes_openvino_for_large_scenes(
 
 @needs_openvino
 @needs_bf16
+def test_auto_takes_openvino_in_fp32_where_bf16_isnt_trusted(unet: nn.Module) -> None:
+    found = chosen(unet, area=LARGE, device="cpu")  # the weights are random
+    assert (found.name, found.precision) == (NAME, "fp32")
+    assert found.agreement is not None
+    assert found.agreement > 0.9999
+    small = chosen(unet, area=10**6, device="cpu")
+    assert (small.name, small.precision) == ("torch", "fp32")
+
+
+@needs_openvino
+def test_so_it_does_where_there_is_no_bf16(
+    unet: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "is_native", lambda precision, device: precision == "fp32")
+    found = chosen(unet, area=LARGE, device="cpu")
+    assert (found.name, found.precision) == (NAME, "fp32")
+    unable = chosen(Unpooled().eval(), area=LARGE, device="cpu")
+    assert (unable.name, unable.agreement) == ("torch", None)
+    torchs = chosen(unet, area=LARGE, device="cpu", engine="torch")
+    assert (torchs.name, torchs.precision, torchs.agreement) == ("torch", "fp32", None)
+
+
+@needs_openvino
+@needs_bf16
 def test_what_was_compared_is_kept_for_the_run(unet: nn.Module) -> None:
     made: list[Engine] = []
 
