@@ -120,22 +120,11 @@ def verify(
         method=method,
     )
     labels = open_scene(output, ["1"])
-    if edits(place):
-        raise InputRefusedError(
-            f"{output} was changed by segpipe export, so it isn't what the network says; name the "
-            "map that it was made from"
-        )
-    if labels.grid.shape != ready.scene.grid.shape:
-        raise InputRefusedError(
-            f"{output} has {labels.grid.shape} pixels and {ready.scene.path} has "
-            f"{ready.scene.grid.shape}; name the scene that was mapped"
-        )
+    _require_own(output, labels, ready.scene)
     local, use = Serial(Resident(ready.model)), ready.use()
     decide = partial(decide_engine, ready.scene, ready.plan, device, precision, engine, use)
     chosen = local.call(decide)
-    allowed = tolerance
-    if allowed is None:
-        allowed = 0.0 if chosen.device == "cpu" else _GPU_TOLERANCE
+    usual = 0.0 if chosen.device == "cpu" else _GPU_TOLERANCE
     cores = list(_drawn(ready.selection, windows, seed))
     compare = partial(_count, ready.scene, labels, ready.selection, use, chosen)
     counts = list(local.map(compare, cores))
@@ -146,9 +135,27 @@ def verify(
         pixels=sum(core.pixels for core in cores),
         differing=sum(differing for differing, _ in counts),
         absent=sum(absent for _, absent in counts),
-        tolerance=allowed,
+        tolerance=usual if tolerance is None else tolerance,
         first=None if wrong is None else f"row {wrong.top}, column {wrong.left}",
     )
+
+
+def _require_own(output: str | Path, labels: Scene, scene: Scene) -> None:
+    """Passes if a map is of the scene's size, and as the network made it.
+
+    Raises:
+        InputRefusedError: it isn't.
+    """
+    if edits(place_of(output)):
+        raise InputRefusedError(
+            f"{output} was changed by segpipe export, so it isn't what the network says; name the "
+            "map that it was made from"
+        )
+    if labels.grid.shape != scene.grid.shape:
+        raise InputRefusedError(
+            f"{output} has {labels.grid.shape} pixels and {scene.path} has {scene.grid.shape}; "
+            "name the scene that was mapped"
+        )
 
 
 def _drawn(selection: Selection, windows: int | None, seed: int) -> Iterator[Window]:
