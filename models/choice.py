@@ -26,12 +26,13 @@ MINIMUM_AGREEMENT = 0.999
 SAME_NETWORK = 0.9
 """A smaller share isn't rounding: the library computes something else."""
 
-WORTHWHILE = 2e12
+WORTHWHILE = 1e12
 """Multiplications of a run from which OpenVINO is tried.
 
-It takes two to four seconds to be ready, and was that much faster than torch after 24 megapixels of
-a ResNet18 U-Net, on two cores with AMX. A number, and no clock, so that a run that is resumed has
-the engine with which it was begun.
+On two idle cores with AMX it was ready half a second after torch, and took up to another half for
+the shapes of a run's windows; it had made up for both after 0.2 to 1.8 x 10^12 multiplications in
+bf16, as the network is. A number, and no clock, so that a run that is resumed has the engine with
+which it was begun.
 """
 
 Maker = Callable[[Engine], TorchPredictor]
