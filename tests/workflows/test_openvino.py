@@ -7,7 +7,7 @@ import pytest
 import rasterio
 from numpy.typing import NDArray
 
-from segpipe.models.engine import default_threads
+from segpipe.models.engine import Precision, default_threads, is_native
 from segpipe.models.openvino_session import is_installed
 from segpipe.workflows.run import run
 from segpipe.workflows.verify import verify
@@ -61,21 +61,36 @@ def test_tiles_are_invisible_with_openvino(examples: Path, tmp_path: Path) -> No
 
 @needs_openvino
 @pytest.mark.slow
-def test_workers_give_the_map_of_one_process(examples: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "precision",
+    [
+        "fp32",
+        pytest.param(
+            "bf16",
+            marks=pytest.mark.skipif(not is_native("bf16", "cpu"), reason="this CPU has no bf16"),
+        ),
+    ],
+)
+def test_neither_workers_nor_tiles_change_a_byte(
+    precision: Precision, examples: Path, tmp_path: Path
+) -> None:
     scene = examples / "landsat8-224077-rgb.tif"
     maps = []
-    for workers in (None, 2):
+    for workers, side in ((None, 256), (1, 256), (2, 256), (None, 768)):
         report = run(
             scene,
             model=toys.small(),
-            output=tmp_path / f"{workers}.tif",
-            tile=256,
+            output=tmp_path / f"{workers}-{side}.tif",
+            tile=side,
             engine="openvino",
+            precision=precision,
             workers=workers,
         )
-        assert report.engine.name == "openvino"
-        maps.append(labels_of(report.output))
-    np.testing.assert_array_equal(maps[0], maps[1])
+        assert (report.engine.name, report.engine.precision) == ("openvino", precision)
+        maps.append((report.output.read_bytes(), labels_of(report.output)))
+    one, *others, whole = maps
+    assert [found == one[0] for found, _ in others] == [True, True]
+    np.testing.assert_array_equal(one[1], whole[1])
 
 
 def test_what_openvino_cant_compute_is_refused_in_a_line(
