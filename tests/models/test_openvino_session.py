@@ -197,12 +197,15 @@ def test_further_layers_change_no_label(unet: nn.Module, precision: Precision) -
 
 
 @needs_openvino
-def test_neither_threads_nor_a_copy_change_a_label(unet: nn.Module) -> None:
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_neither_threads_nor_a_copy_change_a_label(unet: nn.Module, precision: Precision) -> None:
     pixels = toys.landscape(130, 210)
-    two = TorchPredictor(unet, CARD, STRIDE, engine())
+    two = TorchPredictor(unet, CARD, STRIDE, engine(precision))
     expected = whole(two, pixels)
-    one = TorchPredictor(unet, CARD, STRIDE, replace(engine(), threads=1))
-    np.testing.assert_array_equal(whole(one, pixels), expected)
+    for threads in (1, 12):
+        other = replace(engine(precision), threads=threads)
+        found = whole(TorchPredictor(unet, CARD, STRIDE, other), pixels)
+        np.testing.assert_array_equal(found, expected)
     np.testing.assert_array_equal(whole(pickle.loads(pickle.dumps(two)), pixels), expected)
     assert not any(module.training for module in unet.modules())
 
