@@ -4,6 +4,7 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from segpipe.models.engine import Engine
+from segpipe.models.openvino_session import NAME as OPENVINO
 from segpipe.models.package import SegmentationModel
 from segpipe.models.predictor import TorchPredictor
 from segpipe.models.workspace import Workspace
@@ -30,6 +31,9 @@ a process are there twice besides: in the parcel, and in the message that it cam
 _KEPT = 1.6
 """Memory that a process holds over what its tensors take: gaps between blocks that are kept, which
 may grow by a quarter (`heap.GROWTH`), and what kernels take for themselves."""
+
+_OPENVINO = 1.25
+"""How much more OpenVINO keeps: it holds blocks for the shapes of all windows."""
 
 _SAMPLE, _SEAM = 512, 128
 """Sides of the windows that `resident` and `stages` compute apart from tiles, without margins."""
@@ -67,10 +71,11 @@ def costs(
     """
     library = 0 if engine.name == "torch" else _LIBRARY_BYTES
     weights = _WEIGHTS * model.weight_bytes
+    kept = _KEPT * (_OPENVINO if engine.name == OPENVINO else 1)
     return Costs(
-        fixed=_PROCESS_BYTES + library + weights + int(_KEPT * found.fixed),
-        computed=_KEPT * found.per_pixel,
-        around=_KEPT * found.per_other,
+        fixed=_PROCESS_BYTES + library + weights + int(kept * found.fixed),
+        computed=kept * found.per_pixel,
+        around=kept * found.per_other,
         # A layer is there once in pixels and once in the bytes of its files.
         held=scene.bytes_per_pixel + 2 * (1 + layer_bands),
         threads=THREADS,
