@@ -18,6 +18,7 @@ from segpipe.models.converted import SlidingWindow
 from segpipe.models.engine import Engine
 from segpipe.models.errors import DeviceError, ModelError
 from segpipe.models.formats.foreign import Foreign
+from segpipe.models.work import multiplications_a_pixel
 
 NAME = "openvino"
 
@@ -28,6 +29,10 @@ _EXAMPLE = 64
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 """Precisions in OpenVINO's words."""
+
+LIGHT = 50_000
+"""Multiplications for a pixel below which a decoder isn't trimmed: to cut a map is to copy it, and
+where channels are few that takes longer than to convolve it."""
 
 _LABELS, _SCORES = 0, 1
 """The graph's results."""
@@ -49,6 +54,7 @@ class Session(nn.Module):
 
     Attributes:
         network: a copy that evaluates, with the same weights.
+        trims: whether its decoder computes less for edges that are unwanted.
         example: shape of an image.
         scored: shape of its scores.
 
@@ -65,6 +71,10 @@ class Session(nn.Module):
         example = torch.zeros(1, bands, side, side)
         # The graph reads its weights where they are, in this copy of the modules.
         self.network: nn.Module = _evaluating(network)
+        self.trims: bool = (
+            isinstance(network, TrimmedNetwork)
+            and multiplications_a_pixel(self.network, bands, stride) >= LIGHT
+        )
         self._graph = _traced(_Outputs(self.network), (example, *self._cuts(example, WHOLE)))
         self.example: torch.Size = example.shape
         with torch.no_grad():
@@ -92,7 +102,7 @@ class Session(nn.Module):
 
     def _cuts(self, images: Tensor, unwanted: Edges) -> tuple[Tensor, ...]:
         """What the graph takes besides the image: the cuts (cut, edge), if its decoder trims."""
-        if not isinstance(self.network, TrimmedNetwork):
+        if not self.trims or not isinstance(self.network, TrimmedNetwork):
             return ()
         cuts = self.network.cuts(unwanted, (images.shape[-2], images.shape[-1]))
         return (torch.tensor([astuple(cut) for cut in (*cuts.coarse, *cuts.skips, cuts.scores)]),)

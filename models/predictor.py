@@ -108,6 +108,13 @@ class TorchPredictor:
         """How the labels are computed."""
         return self._engine
 
+    @property
+    def trims(self) -> bool:
+        """Whether less is computed for pixels of a window that aren't wanted."""
+        if isinstance(self._network, Session):
+            return self._network.trims
+        return isinstance(self._network, TrimmedNetwork)
+
     def for_card(self, card: ModelCard) -> "TorchPredictor":
         """The same weights for numbers of another mean and deviation."""
         if card == self._card:
@@ -214,7 +221,9 @@ class TorchPredictor:
         Args:
             windows: rows and columns of each window, and how many there are.
         """
-        network = self._network.network if isinstance(self._network, Session) else self._network
+        network = self._network
+        if isinstance(network, Session) and network.trims:
+            network = network.network
         return pixels_computed(network, len(self._card.bands), self._stride, windows)
 
     def workspace(self, dtype: str, wanted: Collection[str] = (CLASSES,)) -> Workspace:
@@ -226,8 +235,7 @@ class TorchPredictor:
         if not isinstance(self._network, Blended | SlidingWindow):
             side = -(-_METERED // self._stride) * self._stride
             whole = self._metered(side, dtype, wanted, side) / side**2
-            trims = isinstance(self._network, TrimmedNetwork)
-            part = self._metered(side, dtype, wanted, _CORNER) / side**2 if trims else whole
+            part = self._metered(side, dtype, wanted, _CORNER) / side**2 if self.trims else whole
             return Workspace(0.0, whole, min(part, whole))
         # These compute windows of their own, one by one, whatever the size of the image.
         side = self._network.window if isinstance(self._network, Blended) else _METERED

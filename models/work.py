@@ -45,10 +45,10 @@ def pixels_computed(
         if isinstance(network, TrimmedNetwork):
             edges = Edges(rows.before, columns.before, rows.after, columns.after)
             saved += count * network.saved(edges, (rows.length, columns.length))
-    return pixels - saved / _a_pixel(network, bands, stride) if saved else pixels
+    return pixels - saved / multiplications_a_pixel(network, bands, stride) if saved else pixels
 
 
-def _a_pixel(network: nn.Module, bands: int, stride: int) -> float:
+def multiplications_a_pixel(network: nn.Module, bands: int, stride: int) -> float:
     """Multiplications of a plain pass for each pixel."""
     found = 0.0
 

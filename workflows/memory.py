@@ -48,7 +48,10 @@ def workspace(
     # Another library's memory can't be seen; it has the same layers, and torch computes them too.
     tiled, seen = use.tiled(resident.model.network), replace(engine, name="torch", version="")
     predictor = TorchPredictor(tiled.network, use.card, tiled.stride, seen, use.shares)
-    return predictor.workspace(dtype, wanted)
+    taken = predictor.workspace(dtype, wanted)
+    if resident.predictor(use, engine).trims:
+        return taken
+    return replace(taken, per_other=taken.per_pixel)
 
 
 def costs(

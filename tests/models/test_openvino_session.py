@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -100,7 +101,8 @@ def _tiles_are_invisible(
 
 @cache
 def trimmed_session(name: str, precision: Precision) -> Session:
-    return Session(trimming.network(name), 3, trimming.SIDE, engine(precision))
+    with patch.object(openvino_session, "LIGHT", 0):
+        return Session(trimming.network(name), 3, trimming.SIDE, engine(precision))
 
 
 @needs_openvino
@@ -131,14 +133,18 @@ def test_so_it_is_where_little_is_left(name: str) -> None:
 
 
 @needs_openvino
-def test_a_trimmed_decoder_counts_as_torchs(unet: nn.Module) -> None:
-    side = trimming.Side(40, 40, 200)
-    counts = {
-        TorchPredictor(unet, CARD, STRIDE, engine(name=name)).pixels_computed([((side, side), 3)])
-        for name in ("torch", NAME)
-    }
-    assert len(counts) == 1
-    assert counts.pop() < 3 * 200**2
+def test_a_trimmed_decoder_counts_as_torchs_unless_it_is_light() -> None:
+    side = trimming.Side(64, 64, 256)
+    for made, is_trimmed in (("resnet18", True), ("compact", False)):
+        by_torch, by_openvino = (
+            TorchPredictor(trimming.network(made), CARD, trimming.SIDE, engine(name=name))
+            for name in ("torch", NAME)
+        )
+        computed = by_torch.pixels_computed([((side, side), 3)])
+        assert computed < 3 * 256**2
+        expected = computed if is_trimmed else 3 * 256**2
+        assert by_openvino.pixels_computed([((side, side), 3)]) == expected
+        assert by_openvino.trims == is_trimmed
 
 
 @needs_openvino
