@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-from segpipe.pipeline.blocks import Blocks
 from segpipe.pipeline.mapping import Job, map_tile
 from segpipe.pipeline.predictor import Predictor
 from segpipe.pipeline.receipt import Receipt
@@ -175,9 +174,9 @@ class Noted:
 
         file = os.open(self.file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
-        def noted(job: Job, piece: Piece, predictor: Predictor, blocks: Blocks) -> Receipt:
+        def noted(job: Job, piece: Piece, predictor: Predictor) -> Receipt:
             os.write(file, f"{piece.tile.row} {piece.tile.column}\n".encode())
-            return map_tile(job, piece, predictor, blocks)
+            return map_tile(job, piece, predictor)
 
         resident.map_tile = noted  # type: ignore[attr-defined]
 
